@@ -94,7 +94,9 @@ def test_four_beats(login: Login) -> None:
     assert not login.run(state="absent")["changed"]
 
 
-def test_the_saved_key_works_on_the_server(seaweedfs: Aws, tmp_path: Path, run_module: ModuleRun):
+def test_the_saved_key_works_on_the_server(
+    seaweedfs: Aws, tmp_path: Path, run_module: ModuleRun
+) -> None:
     login = Login(seaweedfs, tmp_path / "credentials", run_module)
     login.run()
     student = Aws(seaweedfs.endpoint_url, login.saved(), login.secret())
@@ -123,12 +125,7 @@ def test_a_second_key_is_deleted_and_the_saved_one_stays(login: Login) -> None:
     assert login.keys() == [saved] == [login.saved()]
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "[default]\n", "no section", "[default]\naws_access_key_id = {id}\n"]
-    + ["[default]\naws_access_key_id = {id}\naws_secret_access_key =\n"]
-    + ["[default]\naws_access_key_id = {id}\naws_secret_access_key = \x00\x00\n"],
-)
+@pytest.mark.parametrize("content", ["", "[default]\naws_access_key_id = {id}\n"])
 def test_a_spoilt_file_gets_a_new_key(login: Login, content: str) -> None:
     old = login.run()["access_key_id"]
     login.path.write_text(content.format(id=old))
@@ -255,11 +252,23 @@ def test_plan(
     assert plan(saved, True, keys, rotate) == wanted
 
 
-def test_a_file_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["", "[default]\n", "no section", "\x00\x00", "[default]\naws_access_key_id = A\n"]
+    + [f"[default]\naws_access_key_id = A\naws_secret_access_key = {bad}\n" for bad in ("", "%")]
+    + [f"[other]\naws_access_key_id = A\naws_secret_access_key = {SECRET}\n"],
+)
+def test_a_spoilt_file_holds_no_key(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "credentials"
+    path.write_text(text)
+    assert read_saved(str(path))[0] == ""
+
+
+def test_a_whole_file_holds_a_key(tmp_path: Path) -> None:
     path = tmp_path / "credentials"
     assert read_saved(str(path)) == ("", False)
     path.write_text(f"[default]\naws_access_key_id = A\naws_secret_access_key = {SECRET}\n")
     path.chmod(0o640)
     assert read_saved(str(path)) == ("A", False)
-    path.write_text("[default]\naws_access_key_id = A\naws_secret_access_key = %\n")
-    assert read_saved(str(path)) == ("", False)
+    path.chmod(0o600)
+    assert read_saved(str(path)) == ("A", True)
