@@ -107,10 +107,8 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     """End a server and the processes that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, 15)
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        pass
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, 9)
     process.wait(timeout=10)

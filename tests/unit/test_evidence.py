@@ -432,7 +432,7 @@ class World:
 
     def judge(self, **params: Any) -> Row:
         """Join the layers."""
-        defaults = {
+        defaults: dict[str, Any] = {
             "user": "jdoe",
             "tracking_uri": "http://127.0.0.1:5001",
             "experiment": "churn-exp",
