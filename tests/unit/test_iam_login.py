@@ -37,7 +37,7 @@ class Login:
             assert secret not in result["stdout"]
         return result
 
-    def keys(self) -> list[str]:
+    def key_ids(self) -> list[str]:
         """Return the ids of the user's keys."""
         answer = self.iam.list_access_keys(UserName="jdoe")
         return [key["AccessKeyId"] for key in answer["AccessKeyMetadata"]]
@@ -75,7 +75,7 @@ def login(request: pytest.FixtureRequest, tmp_path: Path, run_module: ModuleRun)
 def test_four_beats(login: Login) -> None:
     created = login.run()
     assert created["changed"]
-    assert login.keys() == [login.saved()] == [created["access_key_id"]]
+    assert login.key_ids() == [login.saved()] == [created["access_key_id"]]
     assert stat.S_IMODE(login.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(login.path.parent.stat().st_mode) == 0o700
     assert os.listdir(login.path.parent) == ["credentials"]
@@ -112,9 +112,9 @@ def test_keys_that_nobody_saved_are_replaced(login: Login, orphans: int) -> None
     """Killed between CreateAccessKey and save; two keys are all that AWS allows."""
     for _ in range(orphans):
         login.iam.create_access_key(UserName="jdoe")
-    lost = login.keys()
+    lost = login.key_ids()
     assert login.run()["changed"]
-    assert login.keys() == [login.saved()]
+    assert login.key_ids() == [login.saved()]
     assert login.saved() not in lost
 
 
@@ -122,7 +122,7 @@ def test_a_second_key_is_deleted_and_the_saved_one_stays(login: Login) -> None:
     saved = login.run()["access_key_id"]
     login.iam.create_access_key(UserName="jdoe")
     assert login.run()["changed"]
-    assert login.keys() == [saved] == [login.saved()]
+    assert login.key_ids() == [saved] == [login.saved()]
 
 
 @pytest.mark.parametrize("content", ["", "[default]\naws_access_key_id = {id}\n"])
@@ -130,7 +130,7 @@ def test_a_spoilt_file_gets_a_new_key(login: Login, content: str) -> None:
     old = login.run()["access_key_id"]
     login.path.write_text(content.format(id=old))
     assert login.run()["changed"]
-    assert login.keys() == [login.saved()]
+    assert login.key_ids() == [login.saved()]
     assert login.saved() != old
     assert not login.run()["changed"]
 
@@ -140,14 +140,14 @@ def test_an_inactive_key_is_replaced(moto: Aws, tmp_path: Path, run_module: Modu
     old = login.run()["access_key_id"]
     login.iam.update_access_key(UserName="jdoe", AccessKeyId=old, Status="Inactive")
     assert login.run()["changed"]
-    assert login.keys() == [login.saved()] != [old]
+    assert login.key_ids() == [login.saved()] != [old]
     login.run(state="absent")
 
 
 def test_rotation_makes_one_new_key(login: Login) -> None:
     old = login.run()["access_key_id"]
     assert login.run(rotate=True)["changed"]
-    assert login.keys() == [login.saved()] != [old]
+    assert login.key_ids() == [login.saved()] != [old]
 
 
 def test_a_file_that_others_can_read_is_closed(login: Login) -> None:
@@ -160,15 +160,15 @@ def test_a_file_that_others_can_read_is_closed(login: Login) -> None:
 
 def test_check_mode_changes_nothing(login: Login) -> None:
     assert login.run(check=True)["changed"]
-    assert login.keys() == []
+    assert login.key_ids() == []
     assert not login.path.parent.exists()
 
     login.run()
     login.iam.create_access_key(UserName="jdoe")
-    before, text = login.keys(), login.path.read_text()
+    before, text = login.key_ids(), login.path.read_text()
     for params in ({}, {"rotate": True}, {"state": "absent"}):
         assert login.run(check=True, **params)["changed"]
-    assert login.keys() == before
+    assert login.key_ids() == before
     assert login.path.read_text() == text
 
     login.run()
@@ -178,7 +178,7 @@ def test_check_mode_changes_nothing(login: Login) -> None:
 def test_the_diff_names_keys(login: Login) -> None:
     login.iam.create_access_key(UserName="jdoe")
     diff = login.run(check=True)["diff"]
-    assert diff["before"]["access_keys"] == login.keys()
+    assert diff["before"]["access_keys"] == login.key_ids()
     assert diff["after"]["access_keys"] == ["(a new key)"]
 
 
@@ -209,7 +209,7 @@ def test_removal_with_a_console_login(moto: Aws, tmp_path: Path, run_module: Mod
 
 def test_removal_after_somebody_removed_the_user(login: Login) -> None:
     login.run()
-    for key in login.keys():
+    for key in login.key_ids():
         login.iam.delete_access_key(UserName="jdoe", AccessKeyId=key)
     login.iam.delete_user(UserName="jdoe")
     assert login.run(state="absent")["changed"]
@@ -229,7 +229,7 @@ def test_no_key_is_made_when_it_could_not_be_saved(login: Login) -> None:
     result = login.run()
     assert result["failed"]
     assert str(login.path) in result["msg"]
-    assert login.keys() == []
+    assert login.key_ids() == []
 
 
 @pytest.mark.parametrize(

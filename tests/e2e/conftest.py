@@ -1,0 +1,205 @@
+"""One real classroom for the whole test session, in a directory and on ports of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+# The class's real table, where it lies beside the project.
+REAL_TABLE = REPOSITORY.parent / "shared/data/Churn_Modelling.csv"
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+PORTS = ("classroom_postgres_port", "classroom_s3_port", "classroom_s3_admin_port")
+
+
+@dataclass
+class Run:
+    """What one ansible-playbook run printed and did."""
+
+    returncode: int
+    output: str
+
+    def recap(self, host: str) -> dict[str, int]:
+        """Return the host's counts, such as changed and failed."""
+        line = re.search(rf"^{re.escape(host)}\s+: (.*)$", self.output, re.MULTILINE)
+        assert line, f"no recap for {host} in:\n{self.output[-3000:]}"
+        return {key: int(n) for key, n in re.findall(r"(\w+)=(\d+)", line[1])}
+
+    @property
+    def changed(self) -> int:
+        """Tasks that changed something, on all hosts."""
+        return sum(int(n) for n in re.findall(r"changed=(\d+)", self.output))
+
+    def flat(self) -> str:
+        """Return the output with line breaks and runs of blanks folded, to look for sentences."""
+        return " ".join(self.output.split())
+
+
+@dataclass
+class Classroom:
+    """A back end of its own: where it lives and how to run playbooks on it."""
+
+    home: Path
+    ports: dict[str, int]
+    venv: Path
+    runs: list[Run] = field(default_factory=list)
+
+    def command(self, playbook: str, *arguments: str) -> list[str]:
+        """Return the command line that runs a playbook on this classroom."""
+        settings = {"classroom_home": str(self.home), **self.ports}
+        return [
+            str(self.venv / "bin/ansible-playbook"),
+            playbook,
+            "-e",
+            json.dumps(settings),
+            *arguments,
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a run: this repository's configuration, no colours."""
+        return {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_FORCE_COLOR": "0",
+            "COLUMNS": "10000",
+        }
+
+    def play(self, playbook: str, *arguments: str, fails: bool = False, timeout: int = 900) -> Run:
+        """Run a playbook and check that it succeeds, or with `fails` that it does not."""
+        done = subprocess.run(
+            self.command(playbook, *arguments),
+            cwd=REPOSITORY,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        run = Run(done.returncode, ANSI.sub("", done.stdout))
+        self.runs.append(run)
+        assert (run.returncode != 0) == fails, run.output[-6000:]
+        return run
+
+    def secret(self, *parts: str) -> str:
+        """Return the content of a file below the secrets directory."""
+        return self.home.joinpath("secrets", *parts).read_text().strip()
+
+    def secret_values(self) -> dict[str, str]:
+        """Return every generated secret by its file, for searching output and files."""
+        found: dict[str, str] = {}
+        for path in sorted(self.home.joinpath("secrets").rglob("*")):
+            if path.is_file():
+                text = path.read_text()
+                match = re.search(r"aws_secret_access_key\s*=\s*(\S+)", text)
+                found[str(path.relative_to(self.home))] = match[1] if match else text.strip()
+        return found
+
+    def credentials(self, user: str) -> tuple[str, str]:
+        """Return the student's access key id and secret key."""
+        text = self.secret("students", user, "aws")
+        pairs = dict(re.findall(r"(aws_\w+)\s*=\s*(\S+)", text))
+        return pairs["aws_access_key_id"], pairs["aws_secret_access_key"]
+
+    def handout(self, user: str) -> dict[str, str]:
+        """Return the variables of the student's environment file."""
+        text = self.home.joinpath("handouts", user, "mlflow.env").read_text()
+        return dict(re.findall(r"^export (\w+)=(.*)$", text, re.MULTILINE))
+
+
+class ArgumentSampler(threading.Thread):
+    """Reads every process's arguments all the time; a secret among them can be seen by anybody."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.seen: set[str] = set()
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        """Collect distinct command lines until told to stop."""
+        while not self.stop.wait(0.02):
+            for process in Path("/proc").iterdir():
+                if process.name.isdigit():
+                    try:
+                        line = process.joinpath("cmdline").read_bytes()
+                    except OSError:
+                        continue
+                    self.seen.add(line.replace(b"\0", b" ").decode(errors="replace"))
+
+
+def free_ports(count: int) -> list[int]:
+    """Return free consecutive ports on loopback, outside the range that clients get."""
+    start = 20000 + secrets.randbelow(8000)
+    for first in range(start, 32000):
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return list(range(first, first + count))
+    raise RuntimeError("no free ports")
+
+
+@pytest.fixture(scope="session")
+def sampler() -> Iterator[ArgumentSampler]:
+    """Sample command lines during the whole session."""
+    thread = ArgumentSampler()
+    thread.start()
+    yield thread
+    thread.stop.set()
+
+
+@pytest.fixture(scope="session")
+def classroom(sampler: ArgumentSampler) -> Iterator[Classroom]:
+    """Give a classroom that is nothing but a name and ports; the first test fills it."""
+    # A short path: supervisord's socket has to fit into 107 bytes. Services must be able to enter it.
+    home = Path(f"/tmp/classroom-{secrets.token_hex(3)}")
+    ports = free_ports(16)
+    venv = Path(os.environ.get("CLASSROOM_VENV", REPOSITORY / ".venv"))
+    assert (venv / "bin/ansible-playbook").is_file(), f"{venv} is missing: run make setup"
+    room = Classroom(
+        home,
+        {
+            "classroom_postgres_port": ports[0],
+            "classroom_s3_port": ports[1],
+            "classroom_s3_admin_port": ports[2],
+            "classroom_server_port": ports[3],
+            "classroom_s3_inner_port": ports[8],
+        },
+        venv,
+    )
+    yield room
+    remove(room)
+
+
+def remove(room: Classroom) -> None:
+    """End what the classroom runs and remove its directory, whatever state a test left it in."""
+    control = room.home / "supervisor/supervisord.conf"
+    supervisorctl = next(room.home.glob("runtime-*/bin/supervisorctl"), None)
+    if control.is_file() and supervisorctl:
+        subprocess.run([str(supervisorctl), "-c", str(control), "shutdown"], check=False)
+        deadline = time.monotonic() + 60
+        while (room.home / "supervisor/supervisord.pid").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+    shutil.rmtree(room.home, ignore_errors=True)
+
+
+def pytest_report_header() -> str:
+    """Say which Python runs the tests and whether the real table is there."""
+    return f"controller tests on {sys.version.split()[0]}, real table: {REAL_TABLE.is_file()}"
