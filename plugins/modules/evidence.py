@@ -112,7 +112,7 @@ EXAMPLES = r"""
 RETURN = r"""
 evidence:
   description: The document.
-  returned: always
+  returned: when O(output) is empty
   type: dict
   contains:
     schema_version: {description: Version of this layout., type: int, sample: 1}
@@ -1026,6 +1026,7 @@ def table_lines(tables: dict[str, int]) -> list[str]:
 
 def write_document(path: str, document: Row) -> None:
     """Write the document in one step, readable by its owner only."""
+    os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
     new = path + ".new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     with os.fdopen(os.open(new, flags, 0o600), "w", encoding="utf-8") as output:
@@ -1135,7 +1136,9 @@ def main() -> None:
         try:
             write_document(output, document)
         except OSError as error:
-            module.fail_json(msg=f"Cannot write {output}: {error.strerror}.", **result)
+            module.fail_json(msg=f"Cannot write {output}: {error.strerror}.")
+        # A failure prints all that is returned; who wants the whole document has it in the file.
+        del result["evidence"]
     if problems and module.params["fail"]:
         lines = [f"{each['code']}: {each['message']}\n  -> {each['next']}" for each in problems]
         module.fail_json(msg="\n".join(lines), **result)

@@ -168,7 +168,7 @@ def sampler() -> Iterator[ArgumentSampler]:
 @pytest.fixture(scope="session")
 def classroom(sampler: ArgumentSampler) -> Iterator[Classroom]:
     """Give a classroom that is nothing but a name and ports; the first test fills it."""
-    # A short path: supervisord's socket has to fit into 107 bytes. Services must be able to enter it.
+    # Short, as supervisord's socket has to fit into 107 bytes; and services have to enter it.
     home = Path(f"/tmp/classroom-{secrets.token_hex(3)}")
     ports = free_ports(16)
     venv = Path(os.environ.get("CLASSROOM_VENV", REPOSITORY / ".venv"))

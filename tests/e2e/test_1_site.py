@@ -60,13 +60,15 @@ def test_environment_file_serves_shell_psql_mlflow_and_aws(classroom: Classroom)
     runtime = next(classroom.home.glob("runtime-*/bin"))
     script = f"""set -eu
         . {env_file}
-        {runtime.parent}/postgresql/bin/psql -Atc "select name from experiments where name = 'churn-exp'"
+        {runtime.parent}/postgresql/bin/psql -Atc "select name from experiments order by 1 desc"
         {runtime}/python -c 'import boto3; print(boto3.client("s3").list_objects_v2(
             Bucket="mlflow-exp-tracking-jdoe")["KeyCount"] > 0)'
         {runtime}/mlflow runs list --experiment-id 1
     """
     bare = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
-    shell = subprocess.run(["sh", "-c", script], env=bare, capture_output=True, text=True, check=False)
+    shell = subprocess.run(
+        ["sh", "-c", script], env=bare, capture_output=True, text=True, check=False
+    )
     assert shell.returncode == 0, shell.stderr
     lines = shell.stdout.splitlines()
     assert lines[0] == "churn-exp"
@@ -81,9 +83,13 @@ def test_environment_file_serves_shell_psql_mlflow_and_aws(classroom: Classroom)
     assert "churn-exp" in dotenv.stdout, dotenv.stderr
 
 
-@pytest.mark.skipif(not REAL_TABLE.is_file(), reason="the real table does not lie beside the project")
+@pytest.mark.skipif(
+    not REAL_TABLE.is_file(), reason="the real table does not lie beside the project"
+)
 def test_training_on_the_real_table(classroom: Classroom) -> None:
-    run = classroom.play("playbooks/train.yml", "-e", "user=jdoe", "-e", f"training_csv={REAL_TABLE}")
+    run = classroom.play(
+        "playbooks/train.yml", "-e", "user=jdoe", "-e", f"training_csv={REAL_TABLE}"
+    )
     assert "accuracy: 0.7" in run.flat()
     classroom.play("playbooks/verify.yml", "-e", "user=jdoe")
 

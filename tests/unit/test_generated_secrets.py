@@ -100,8 +100,16 @@ def test_an_empty_file_is_filled_and_a_good_one_kept(
 
 @pytest.mark.parametrize(
     "value",
-    ["Sh0rtSecretOf23Charactr", "S3cret-With-Hyphens-0123456789", "\n", " " * 30, "S3cretOf24CharactersXXXX\n\n", "S3cretOf24CharactersXXXX\r\n", "S3cretOf24CharactersXXXé"],
-)  # fmt: skip
+    [
+        "Sh0rtSecretOf23Charactr",
+        "S3cret-With-Hyphens-0123456789",
+        "\n",
+        " " * 30,
+        "S3cretOf24CharactersXXXX\n\n",
+        "S3cretOf24CharactersXXXX\r\n",
+        "S3cretOf24CharactersXXXé",
+    ],
+)
 def test_a_file_that_is_not_a_secret_is_refused_unseen_and_untouched(
     directory: Path, run_module: ModuleRun, value: str
 ) -> None:

@@ -236,8 +236,12 @@ def build_model(kind: str, c: float, max_iter: int, seed: int) -> Any:
 
 
 def evaluate(pipeline: Any, x: pd.DataFrame, y: pd.Series) -> tuple[dict[str, float], np.ndarray]:
-    """Return accuracy, precision, recall and f1 (0 to 1, of `Exited` = 1) and the `(2, 2)`
-    confusion matrix, rows true, columns predicted, of `pipeline` on `x`."""
+    """Return how well `pipeline` predicts `y` from `x`.
+
+    Returns:
+        Accuracy, precision, recall and f1 (0 to 1, of `Exited` = 1), and the `(2, 2)` confusion
+        matrix, rows true, columns predicted.
+    """
     from sklearn import metrics
 
     predicted = pipeline.predict(x)

@@ -1,0 +1,103 @@
+"""A classroom to measure: a directory and ports of its own, filled by the playbook."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def free_ports(count: int, start: int = 28000) -> list[int]:
+    """Return `count` free consecutive ports on loopback, below the range that clients get."""
+    for first in range(start, 32000 - count):
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return list(range(first, first + count))
+    raise SystemExit("no free ports between 28000 and 32000")
+
+
+@dataclass
+class Classroom:
+    """Where a back end and one student, jdoe, live; installed programs survive `clear`."""
+
+    home: Path
+    venv: Path
+    ports: list[int] = field(default_factory=lambda: free_ports(16))
+
+    def __post_init__(self) -> None:
+        if os.geteuid() == 0:
+            raise SystemExit("PostgreSQL does not start for root: run this as an ordinary user")
+        if self.home.exists():
+            raise SystemExit(f"{self.home} exists: name a directory that does not")
+        if not (self.venv / "bin/ansible-playbook").is_file():
+            raise SystemExit(f"there is no {self.venv}/bin/ansible-playbook: run make setup")
+
+    @property
+    def runtime(self) -> Path:
+        """The installed programs."""
+        return next(self.home.glob("runtime-*"))
+
+    @property
+    def server(self) -> Path:
+        """The directory of jdoe's tracking server."""
+        return self.home / "servers/jdoe"
+
+    def site(self, **environment: str) -> str:
+        """Run site.yml for jdoe and return what it printed; end the benchmark if it fails."""
+        settings = {
+            "classroom_home": str(self.home),
+            "classroom_postgres_port": self.ports[0],
+            "classroom_s3_port": self.ports[1],
+            "classroom_s3_admin_port": self.ports[2],
+            "classroom_server_port": self.ports[3],
+            "classroom_s3_inner_port": self.ports[8],
+        }
+        done = subprocess.run(
+            [self.venv / "bin/ansible-playbook", "site.yml", "-e", "user=jdoe"]
+            + ["-e", json.dumps(settings)],
+            cwd=REPOSITORY,
+            env={**os.environ, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise SystemExit(f"site.yml failed:\n{done.stdout[-4000:]}")
+        return done.stdout
+
+    def control(self, *arguments: str) -> None:
+        """Talk to the supervisor, and do not mind if it does not answer."""
+        command = [self.runtime / "bin/supervisorctl", "-c", self.home / "supervisor/supervisord.conf"]
+        subprocess.run([*command, *arguments], check=False, stdout=subprocess.DEVNULL)
+
+    def clear(self) -> None:
+        """End everything that runs here and remove all but the installed programs."""
+        if (self.home / "supervisor/supervisord.conf").is_file():
+            self.control("shutdown")
+            deadline = time.monotonic() + 90
+            while (self.home / "supervisor/supervisord.pid").exists():
+                if time.monotonic() > deadline:
+                    raise SystemExit(f"the supervisor in {self.home} does not end")
+                time.sleep(0.2)
+        for path in self.home.iterdir():
+            if not path.name.startswith("runtime-"):
+                shutil.rmtree(path)
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+        if self.home.exists():
+            self.clear()
+            shutil.rmtree(self.home)
