@@ -80,7 +80,11 @@ class Classroom:
 
     def control(self, *arguments: str) -> None:
         """Talk to the supervisor, and do not mind if it does not answer."""
-        command = [self.runtime / "bin/supervisorctl", "-c", self.home / "supervisor/supervisord.conf"]
+        command = [
+            self.runtime / "bin/supervisorctl",
+            "-c",
+            self.home / "supervisor/supervisord.conf",
+        ]
         subprocess.run([*command, *arguments], check=False, stdout=subprocess.DEVNULL)
 
     def clear(self) -> None:

@@ -59,10 +59,11 @@ def interface_faults(role: Path) -> list[str]:
     defaults = yaml.safe_load(source) or {}
     commented = {name: bool(when) for name, when in COMMENTED_OUT.findall(source)}
     options = specification(role)
-    faults = [f"{name} is in the specs only" for name in options.keys() - defaults - commented]
-    faults += [f"{name} is in the defaults only" for name in defaults.keys() - options]
-    faults += [f"{name} is commented out and not in the specs" for name in commented - options.keys()]
-    faults += [f"{name} is both set and commented out" for name in commented.keys() & defaults]
+    specified, given, missing = set(options), set(defaults), set(commented)
+    faults = [f"{name} is in the specs only" for name in specified - given - missing]
+    faults += [f"{name} is in the defaults only" for name in given - specified]
+    faults += [f"{name} is commented out, not in the specs" for name in missing - specified]
+    faults += [f"{name} is both set and commented out" for name in missing & given]
     for name, option in options.items():
         if option.get("required", False) != (commented.get(name) is False):
             faults.append(f"{name}: one place says that it is required")
@@ -130,7 +131,7 @@ def test_defaults_and_argument_specs_agree(role: Path) -> None:
     ("change", "fault"),
     [
         ("account_extra: 1", "account_extra is in the defaults only"),
-        ("# account_extra:     # required", "account_extra is commented out and not in the specs"),
+        ("# account_extra:     # required", "account_extra is commented out, not in the specs"),
         ("# account_managed:   # required", "account_managed is both set and commented out"),
         ("# account_name:      # required when present", "account_name: one place says that it is"),
         ("account_managed: no", "account_managed: the specs say True is the default"),

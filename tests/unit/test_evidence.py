@@ -173,7 +173,8 @@ def codes(result: dict[str, Any]) -> list[str]:
 
 def test_a_student_with_everything_passes(look: Look, tmp_path: Path) -> None:
     output = tmp_path / "jdoe.json"
-    assert "evidence" not in look(output=str(output))
+    result = look(output=str(output))
+    assert "evidence" not in result
     document = json.loads(output.read_text())
     assert stat.S_IMODE(output.stat().st_mode) == 0o600
     assert (document["verdict"], document["problems"], document["notes"]) == ("pass", [], [])
