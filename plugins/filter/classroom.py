@@ -96,6 +96,23 @@ def classroom_names(
     }
 
 
+def classroom_problem(user: Any, team: Any = None) -> str:
+    """Say why ids cannot be used, for a task that refuses them in one plain sentence.
+
+    Args:
+        user: The student's id; None where none was given.
+        team: The team's id; None or empty text means no team.
+
+    Returns:
+        The message that classroom_names would raise, empty text where it would not.
+    """
+    try:
+        classroom_names("" if user is None else user, team)
+    except AnsibleFilterError as error:
+        return str(error)
+    return ""
+
+
 def scram_verifier(password: Any, salt: Any = None, iterations: Any = MINIMUM_ITERATIONS) -> str:
     """Compute what PostgreSQL stores for a password, so that the password is never sent.
 
@@ -178,6 +195,7 @@ class FilterModule:
         return {
             # Without this, Ansible reports an undefined `user` before the filter can.
             "classroom_names": accept_args_markers(classroom_names),
+            "classroom_problem": classroom_problem,
             "scram_verifier": scram_verifier,
             "postgres_url": postgres_url,
         }
