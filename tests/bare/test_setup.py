@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -268,7 +267,7 @@ def test_wrong_arguments(machine: Machine) -> None:
 
 def stat_of(machine: Machine) -> int:
     """Tell one environment from the next."""
-    return os.stat(machine.checkout / ".venv/.lock", follow_symlinks=False)[stat.ST_INO]
+    return machine.checkout.joinpath(".venv/.lock").stat().st_mtime_ns
 
 
 def test_the_script_is_portable() -> None:
