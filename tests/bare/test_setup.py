@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-TOOLS = "sh dirname cat cksum head tail id df awk rm mv readlink flock sleep".split()
+TOOLS = "sh dirname cat cksum head tail id df awk rm mv readlink flock sleep uname".split()
 LOCK_LINE = "an-unlocked-package==1.0 --hash=sha256:" + "0" * 64
 
 
@@ -125,7 +125,7 @@ def test_an_account_is_told_sudo_where_there_is_one(machine: Machine) -> None:
     assert "Next:  su -c 'apt-get update" in machine.refusal()
     machine.program("sudo", "")
     said = machine.refusal()
-    assert "Next:  sudo apt-get update && sudo apt-get install -y python3 python3-venv" in said
+    assert "Next:  sudo sh -c 'apt-get update && apt-get install -y python3 python3-venv'" in said
 
 
 @pytest.mark.parametrize("version", ["3.9.2", "3.14.0"])

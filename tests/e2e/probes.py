@@ -159,7 +159,7 @@ def processes(inside: Path) -> list[Path]:
 
 
 def listeners(inside: Path) -> dict[int, set[str]]:
-    """Return the TCP ports on which such programs listen, with the addresses as /proc writes them."""
+    """Return the TCP ports on which such programs listen, with addresses as /proc writes them."""
     sockets = set()
     for process in processes(inside):
         with contextlib.suppress(OSError):

@@ -1,0 +1,197 @@
+"""A bare Debian 12 in a directory, entered by chroot inside mount and process namespaces of its own.
+
+Nothing is ever mounted where the machine could see it: the mounts live in a namespace that ends with its holder,
+and the holder ends when its standard input is closed or its parent dies, however the tests end. Its process 1 is a
+plain `cat`, which adopts and never reaps, as in a container that was started with `sleep infinity`.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+SUITE = "bookworm"
+PACKAGES = "python3"
+KEEP_SECONDS = 14 * 24 * 3600
+NEEDED = ("debootstrap", "chroot", "unshare", "nsenter", "setpriv", "mountpoint", "tar", "git")
+# What lets downloads through on this machine, and nothing else of its environment.
+PASSED_ON = re.compile(r"(?i)(https?_proxy|no_proxy|all_proxy)|PIP_INDEX_URL|UV_DEFAULT_INDEX")
+AUTHORITY = "/opt/authority.pem"
+
+
+def missing_programs() -> list[str]:
+    """Return the programs that making and entering a tree needs and that are not here."""
+    return [name for name in NEEDED if shutil.which(name) is None]
+
+
+def cache_directory() -> Path:
+    """Return the directory, outside the checkout, where a fresh tree is kept as an archive."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "mlflow-classroom"
+
+
+def mirror() -> str | None:
+    """Return the address from which this machine gets Debian 12, or None where it does not."""
+    for name in ["/etc/apt/sources.list", *sorted(glob.glob("/etc/apt/sources.list.d/*.list"))]:
+        if os.path.exists(name):
+            for line in Path(name).read_text().splitlines():
+                found = re.match(rf"deb\s+(?:\[[^]]*\]\s+)?(http\S+)\s+{SUITE}\s", line)
+                if found:
+                    return found[1]
+    for name in sorted(glob.glob("/etc/apt/sources.list.d/*.sources")):
+        for stanza in re.split(r"\n\s*\n", Path(name).read_text()):
+            fields = dict(re.findall(r"^([A-Za-z-]+):[ \t]*(.*)$", stanza, re.MULTILINE))
+            if SUITE in fields.get("Suites", "").split() and fields.get("URIs", "").startswith(
+                "http"
+            ):
+                return fields["URIs"].split()[0]
+    return None
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a tree, but never through a mount."""
+    for inside in (path / "proc", path / "sys", path / "dev", path):
+        if subprocess.run(["mountpoint", "-q", inside], check=False).returncode == 0:
+            raise RuntimeError(f"{inside} is a mount point: not removed; umount {inside}")
+    subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=True)
+
+
+def isolated(*command: str | Path) -> list[str | Path]:
+    """Return the command in namespaces of its own, that dies with its parent and takes all with it."""
+    inside = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child"]
+    return ["setpriv", "--pdeathsig", "KILL", *inside, *command]
+
+
+def fresh_archive() -> Path:
+    """Return the archive of a tree that nobody has used, made with debootstrap where there is none."""
+    folder = cache_directory()
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = folder / f"debian-{SUITE}-{os.uname().machine}.tar"
+    if archive.exists() and time.time() - archive.stat().st_mtime < KEEP_SECONDS:
+        return archive
+    made = Path(tempfile.mkdtemp(prefix="debootstrap-", dir="/var/tmp"))
+    try:
+        address = mirror()
+        done = subprocess.run(
+            isolated(
+                *["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE],
+                *[made / "tree", *([address] if address else [])],
+            ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        assert done.returncode == 0, "debootstrap failed:\n" + done.stdout[-3000:]
+        new = archive.with_suffix(f".{os.getpid()}.new")
+        subprocess.run(
+            ["tar", "--one-file-system", "--numeric-owner", "-C", made / "tree", "-cf", new, "."],
+            check=True,
+        )
+        new.rename(archive)
+    finally:
+        remove_directory(made)
+    return archive
+
+
+class Tree:
+    """A Debian 12 of its own until `close`."""
+
+    def __init__(self) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="mlflow-classroom-bare-", dir="/var/tmp"))
+        self.holder: subprocess.Popen[str] | None = None
+        try:
+            archive = fresh_archive()
+            subprocess.run(["tar", "--numeric-owner", "-C", self.root, "-xpf", archive], check=True)
+            self.root.chmod(0o755)
+            shutil.copy("/etc/resolv.conf", self.root / "etc/resolv.conf")
+            if os.environ.get("SSL_CERT_FILE"):
+                shutil.copy(os.environ["SSL_CERT_FILE"], f"{self.root}{AUTHORITY}")
+                (self.root / AUTHORITY.lstrip("/")).chmod(0o644)
+            script = 'mount -t proc proc "$1/proc" && echo ready && exec cat'
+            self.holder = subprocess.Popen(
+                isolated("sh", "-c", script, "sh", self.root),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            assert self.holder.stdout
+            assert self.holder.stdout.readline() == "ready\n", "no namespace, or no /proc in it"
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End everything that runs in the tree, and remove it."""
+        if self.holder:
+            assert self.holder.stdin
+            self.holder.stdin.close()
+            try:
+                self.holder.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                self.holder.kill()
+                self.holder.wait(timeout=30)
+        remove_directory(self.root)
+
+    def run(
+        self,
+        command: str,
+        account: str = "root",
+        cwd: str = "/",
+        timeout: int = 900,
+        **variables: str,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a shell command in the tree as an account, with next to nothing in its environment."""
+        assert self.holder
+        home = "/root" if account == "root" else f"/home/{account}"
+        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": home, "USER": account}
+        environment |= {k: v for k, v in os.environ.items() if PASSED_ON.fullmatch(k)}
+        if os.environ.get("SSL_CERT_FILE"):
+            environment["SSL_CERT_FILE"] = AUTHORITY
+        environment |= variables
+        namespaces = f"/proc/{self.holder.pid}/ns"
+        done = subprocess.run(
+            [
+                *["nsenter", f"--mount={namespaces}/mnt", f"--pid={namespaces}/pid_for_children"],
+                *["chroot", f"--userspec={account}:{account}", "--groups=", self.root],
+                *["/bin/sh", "-c", 'cd "$0" && eval "$1"', cwd, command],
+            ],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return done
+
+    def must(self, command: str, account: str = "root", cwd: str = "/", **variables: str) -> str:
+        """Run a command that has to succeed, and return what it printed."""
+        done = self.run(command, account, cwd, **variables)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
+        return done.stdout + done.stderr
+
+    def processes(self) -> list[str]:
+        """Return the command lines of what runs in the tree, without process 1 and without the dead."""
+        script = """
+            for process in /proc/[0-9]*; do
+                line=$(tr '\\0' ' ' 2>/dev/null < $process/cmdline) || continue
+                [ -z "$line" ] || [ $process = /proc/1 ] || [ $process = /proc/$$ ] || echo "$line"
+            done"""
+        return [line for line in self.must(script).splitlines() if "tr \\0" not in line]
+
+    def paths(self) -> Iterator[str]:
+        """Yield every path in the tree, as seen in it."""
+        for folder, folders, files in os.walk(self.root):
+            for name in (*folders, *files):
+                yield os.path.join(folder, name).removeprefix(str(self.root))

@@ -1,0 +1,530 @@
+"""Nobody reaches what belongs to somebody else: students, strangers without a key, other accounts.
+
+Every attempt stands in a table with its name. A control makes the same attempts with the rights that
+they lack and sees them succeed, so that an attempt cannot fail for a reason of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import botocore.exceptions
+import probes
+import psycopg2
+import psycopg2.errors
+import pytest
+import requests
+from botocore import UNSIGNED
+from botocore.config import Config
+from conftest import REPOSITORY, Classroom
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection  # noqa: N812
+    from types_boto3_iam import IAMClient
+    from types_boto3_s3 import S3Client
+
+BUCKET = "mlflow-exp-tracking-"
+REGION = "us-east-2"
+KEY = "isolation/object"
+CONTENT = b"of jdoe, and of nobody else. " * 2000
+NOBODY = 65534
+other_accounts = pytest.mark.skipif(
+    os.geteuid() != 0, reason="one account owns everything unless the classroom was made by root"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def students(classroom: Classroom) -> None:
+    """Provide jdoe and asmith, unless an earlier test did."""
+    for number, user in enumerate(("jdoe", "asmith")):
+        if not classroom.home.joinpath("handouts", user, "mlflow.env").is_file():
+            port = classroom.ports["classroom_server_port"] + number
+            classroom.play("site.yml", "-e", f"user={user}", "-e", f"mlflow_server_port={port}")
+
+
+# --- PostgreSQL ---------------------------------------------------------------------------------
+
+
+def connect(room: Classroom, login: str, database: str, password: str | None = None) -> Connection:
+    """Open a session as a student (`asmith`) or as the administrator (`classroom`)."""
+    if password is None:
+        known = ("postgres-admin",) if login == "classroom" else ("students", login, "postgres")
+        password = room.secret(*known)
+    opened = psycopg2.connect(
+        host="127.0.0.1",
+        port=room.ports["classroom_postgres_port"],
+        dbname=database,
+        user=login if login in ("classroom", "postgres") else f"mlflow_{login}",
+        password=password,
+        connect_timeout=10,
+    )
+    opened.autocommit = True
+    return opened
+
+
+def ask(session: Connection, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    """Return the rows of a statement, none for one that has no rows."""
+    with session.cursor() as cursor:
+        cursor.execute(statement, values or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+def test_own_login_opens_own_database(classroom: Classroom) -> None:
+    for user in ("jdoe", "asmith"):
+        with closing(connect(classroom, user, f"mlflow_{user}")) as session:
+            assert ask(session, "select count(*) > 0 from runs") == [(True,)]
+
+
+@pytest.mark.parametrize(
+    "database", ["mlflow_jdoe", "postgres", "template0", "template1", "classroom_template"]
+)
+def test_login_is_refused_at_every_other_database(classroom: Classroom, database: str) -> None:
+    message = "permission denied for database|not currently accepting connections"
+    with pytest.raises(psycopg2.OperationalError, match=message):
+        connect(classroom, "asmith", database)
+
+
+@pytest.mark.parametrize("password", ["", "x", "asmith"])
+def test_wrong_password_is_refused(classroom: Classroom, password: str) -> None:
+    wrong = classroom.secret("students", "asmith", "postgres") if password == "asmith" else password
+    with pytest.raises(psycopg2.OperationalError, match="authentication failed|no password"):
+        connect(classroom, "jdoe", "mlflow_jdoe", wrong)
+
+
+def test_superuser_has_no_way_in(classroom: Classroom) -> None:
+    for password in ("x", classroom.secret("postgres-admin")):
+        with pytest.raises(psycopg2.OperationalError, match="pg_hba.conf rejects"):
+            connect(classroom, "postgres", "postgres", password)
+
+
+# Each as asmith, and as the administrator for a control (undone), who may where it says so.
+STATEMENTS = {
+    "become jdoe": ("set role mlflow_jdoe", True),
+    "become the administrator": ("set role classroom", True),
+    "become the superuser": ("set role postgres", False),
+    "join jdoe": ("grant mlflow_jdoe to mlflow_asmith", True),
+    "size of jdoe's database": ("select pg_database_size('mlflow_jdoe')", True),
+    "lift the login's limit": ("alter role mlflow_asmith connection limit 500", True),
+    "lift the database's limit": ("alter database mlflow_asmith connection limit 500", True),
+    "lift the limit of temporary files": ("set temp_file_limit = -1", True),
+    "own the database": ("alter database mlflow_asmith owner to mlflow_asmith", True),
+    "make an extension": ("create extension {extension}", True),
+    "make a database": ("create database mlflow_isolation", True),
+    "make a login": ("create role mlflow_isolation login", True),
+    "make oneself superuser": ("alter role mlflow_asmith superuser", False),
+    "change jdoe's password": ("alter role mlflow_jdoe password 'x'", True),
+    "shut jdoe out": ("alter role mlflow_jdoe nologin", True),
+    "drop jdoe's database": ("drop database mlflow_jdoe", None),
+    "end jdoe's sessions": (
+        "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'mlflow_jdoe'",
+        None,
+    ),
+    "read the verifiers": ("select rolpassword from pg_authid", False),
+    "read a file": ("select pg_read_file('postgresql.auto.conf')", False),
+    "import a file": ("select lo_import('/etc/hostname')", False),
+    "copy from a file": ("create temp table t (t text); copy t from '/etc/hostname'", False),
+    "run a program": ("copy (select 1) to program 'true'", False),
+    "change the server's settings": ("alter system set work_mem = '5MB'", False),
+    "read the server's rules": ("select * from pg_hba_file_rules", False),
+}
+
+
+def trusted_extension(session: Connection) -> str:
+    """Return an extension that an owner of the database could make."""
+    rows = ask(
+        session,
+        "select name from pg_available_extension_versions"
+        " where trusted and not installed and requires is null order by name",
+    )
+    return str(rows[0][0]) if rows else "plpgsql"
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_login_may_not(classroom: Classroom, name: str) -> None:
+    with closing(connect(classroom, "asmith", "mlflow_asmith")) as session:
+        statement = STATEMENTS[name][0].format(extension=trusted_extension(session))
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            ask(session, statement)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, may) in STATEMENTS.items() if may is not None])
+def test_control_administrator_may(classroom: Classroom, name: str) -> None:
+    statement, may = STATEMENTS[name]
+    with closing(connect(classroom, "classroom", "mlflow_asmith")) as session:
+        statement = statement.format(extension=trusted_extension(session))
+        if statement.startswith(("alter system", "create database")):
+            session.autocommit = True
+        else:
+            session.autocommit = False
+        if may:
+            ask(session, statement)
+        else:
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                ask(session, statement)
+        if session.autocommit and may:
+            ask(session, "drop database mlflow_isolation")
+        session.rollback()
+
+
+def test_login_cannot_let_others_in(classroom: Classroom) -> None:
+    with closing(connect(classroom, "asmith", "mlflow_asmith")) as session:
+        # PostgreSQL only warns here, so what counts is the outcome.
+        with suppress(psycopg2.errors.InsufficientPrivilege):
+            ask(session, "grant connect, create on database mlflow_asmith to mlflow_jdoe, public")
+        answer = ask(
+            session,
+            "select has_database_privilege('mlflow_jdoe', 'mlflow_asmith', 'connect'),"
+            " has_database_privilege('mlflow_jdoe', 'mlflow_asmith', 'create')",
+        )
+    assert answer == [(False, False)]
+    with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+        connect(classroom, "jdoe", "mlflow_asmith")
+
+
+def test_running_statement_is_hidden(classroom: Classroom) -> None:
+    marker = "a statement of jdoe"
+    look = "select query from pg_stat_activity where pid = %s"
+    with (
+        closing(connect(classroom, "jdoe", "mlflow_jdoe")) as busy,
+        closing(connect(classroom, "jdoe", "mlflow_jdoe")) as own,
+        closing(connect(classroom, "asmith", "mlflow_asmith")) as other,
+    ):
+        pid = busy.info.backend_pid
+
+        def work() -> None:
+            with suppress(psycopg2.errors.QueryCanceled):
+                ask(busy, f"select pg_sleep(30) /* {marker} */")
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            deadline = time.monotonic() + 10
+            while marker not in ask(own, look, pid)[0][0] and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert marker in ask(own, look, pid)[0][0]
+            assert ask(other, look, pid) == [("<insufficient privilege>",)]
+            sql = "select count(*) from pg_stat_activity where query like %s and pid <> %s"
+            assert ask(other, sql, f"%{marker}%", other.info.backend_pid) == [(0,)]
+        finally:
+            busy.cancel()
+            thread.join()
+
+
+def test_connections_run_out_for_oneself_alone(classroom: Classroom) -> None:
+    with closing(connect(classroom, "classroom", "postgres")) as admin:
+        sql = "select rolconnlimit from pg_roles where rolname = 'mlflow_asmith'"
+        limit = ask(admin, sql)[0][0]
+    assert 0 < limit <= 20
+    sessions: list[Connection] = []
+    try:
+        with pytest.raises(psycopg2.OperationalError, match="too many connections for role"):
+            for _ in range(limit + 1):
+                sessions.append(connect(classroom, "asmith", "mlflow_asmith"))
+        # The tracking server holds some of them.
+        assert len(sessions) >= limit - 6
+        with closing(connect(classroom, "jdoe", "mlflow_jdoe")) as session:
+            assert ask(session, "select 1") == [(1,)]
+    finally:
+        for session in sessions:
+            session.close()
+
+
+def test_no_student_database_lets_everybody_connect(classroom: Classroom) -> None:
+    sql = (
+        "select datname, datacl is not null and datacl::text !~ '[{,]=[^/]*[CTc]'"
+        "  from pg_database where datname like 'mlflow\\_%' order by 1"
+    )
+    with closing(connect(classroom, "classroom", "postgres")) as session:
+        found = dict(ask(session, sql))
+    assert {"mlflow_asmith", "mlflow_jdoe"} <= set(found)
+    assert all(found.values()), found
+
+
+def test_administrator_is_no_superuser(classroom: Classroom) -> None:
+    sql = "select rolsuper, rolreplication, rolbypassrls from pg_roles where rolname = %s"
+    with closing(connect(classroom, "classroom", "postgres")) as session:
+        assert ask(session, sql, "classroom") == [(False, False, False)]
+        assert ask(session, sql, "postgres") == [(True, True, True)]
+        for role in ("pg_execute_server_program", "pg_read_server_files"):
+            assert ask(session, "select pg_has_role(%s, 'member')", role) == [(False,)]
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                ask(session, f"grant {role} to classroom")
+        sql = "select rolname from pg_roles where rolsuper"
+        assert ask(session, sql) == [("postgres",)]
+
+
+# --- S3 -----------------------------------------------------------------------------------------
+
+
+def keys(room: Classroom, who: str) -> dict[str, str]:
+    """Return the keys of a student or of the administrator, as boto3 takes them."""
+    if who == "admin":
+        key, secret = room.secret("s3-admin-key"), room.secret("s3-admin-secret")
+    else:
+        key, secret = room.credentials(who)
+    return {"aws_access_key_id": key, "aws_secret_access_key": secret}
+
+
+def s3_client(room: Classroom, who: str) -> S3Client:
+    """Return a client of the students' port, for `nobody` one that signs nothing."""
+    settings: dict[str, Any] = {"retries": {"max_attempts": 1}, "read_timeout": 30}
+    settings["signature_version"] = UNSIGNED if who == "nobody" else "s3v4"
+    client: S3Client = boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{room.ports['classroom_s3_port']}",
+        region_name=REGION,
+        config=Config(s3={"addressing_style": "path"}, **settings),
+        **({} if who == "nobody" else keys(room, who)),
+    )
+    return client
+
+
+def students_port(room: Classroom, service: str, who: str) -> Any:
+    """Return a client for keys (iam, sts) of the students' port."""
+    return boto3.client(
+        service,
+        endpoint_url=f"http://127.0.0.1:{room.ports['classroom_s3_port']}",
+        region_name=REGION,
+        config=Config(retries={"max_attempts": 1}),
+        **keys(room, who),
+    )
+
+
+def certificate_file(room: Classroom) -> Path:
+    """Return the file whose holder is the administrator of the store."""
+    return room.home / "object-store/tls.pem"
+
+
+def admin_iam(room: Classroom, certificate: bool = True, who: str = "admin") -> IAMClient:
+    """Return a client of the administrator's port, with or without the client certificate."""
+    pem = str(certificate_file(room))
+    client: IAMClient = boto3.client(
+        "iam",
+        endpoint_url=f"https://127.0.0.1:{room.ports['classroom_s3_admin_port']}",
+        region_name=REGION,
+        verify=pem,
+        config=Config(retries={"max_attempts": 1}, client_cert=pem if certificate else None),
+        **keys(room, who),
+    )
+    return client
+
+
+def purge(admin: S3Client, bucket: str, prefix: str = "") -> None:
+    """Remove every version of every object and every unfinished upload."""
+    found = admin.list_object_versions(Bucket=bucket, Prefix=prefix)
+    for each in [*found.get("Versions", []), *found.get("DeleteMarkers", [])]:
+        admin.delete_object(Bucket=bucket, Key=each["Key"], VersionId=each["VersionId"])
+    for upload in admin.list_multipart_uploads(Bucket=bucket, Prefix=prefix).get("Uploads", []):
+        admin.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+
+@dataclass
+class Raid:
+    """Somebody who may use one bucket reaches for an object and an upload in another one."""
+
+    s3: S3Client
+    own: str
+    other: str
+    version: str
+    upload: str
+
+    @property
+    def at(self) -> dict[str, str]:
+        """Name the bucket that is not theirs."""
+        return {"Bucket": self.other}
+
+    @property
+    def it(self) -> dict[str, str]:
+        """Name the object that is not theirs."""
+        return {"Bucket": self.other, "Key": KEY}
+
+    @property
+    def part(self) -> dict[str, Any]:
+        """Name the unfinished upload that is not theirs."""
+        return {**self.it, "UploadId": self.upload}
+
+    def presigned(self, operation: str, **more: str) -> bool:
+        """Whether a URL that they signed for it works."""
+        url = self.s3.generate_presigned_url(operation, Params={**self.it, **more}, ExpiresIn=60)
+        method = "PUT" if operation == "put_object" else "GET"
+        return requests.request(method, url, timeout=10).ok
+
+    def batch_delete(self, **version: str) -> bool:
+        """Whether a batch deletes it; such a request is answered with 200 in any case."""
+        answer = self.s3.delete_objects(
+            Bucket=self.other, Delete={"Objects": [{"Key": KEY, **version}]}
+        )
+        return "Deleted" in answer
+
+    def part_copy(self) -> None:
+        """Copy it as a part into a large object of their own."""
+        mine = {"Bucket": self.own, "Key": "isolation/copy"}
+        upload = self.s3.create_multipart_upload(**mine)["UploadId"]
+        try:
+            self.s3.upload_part_copy(
+                **mine, UploadId=upload, PartNumber=1, CopySource=f"{self.other}/{KEY}"
+            )
+        finally:
+            self.s3.abort_multipart_upload(**mine, UploadId=upload)
+
+
+POLICY = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {"Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": "arn:aws:s3:::*"}
+    ],
+}
+TAGS: Any = {"TagSet": [{"Key": "owner", "Value": "asmith"}]}
+RULES: Any = {
+    "Rules": [
+        {"ID": "x", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 900}}
+    ]
+}
+CORS: Any = {"CORSRules": [{"AllowedMethods": ["GET"], "AllowedOrigins": ["*"]}]}
+ENCRYPTION: Any = {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}
+OWNERSHIP: Any = {"Rules": [{"ObjectOwnership": "ObjectWriter"}]}
+LOCK: Any = {"Mode": "GOVERNANCE", "RetainUntilDate": "2099-01-01T00:00:00Z"}
+
+# An attempt that returns False has met a closed door without an error.
+S3_ATTEMPTS: dict[str, Callable[[Raid], object]] = {
+    "ListBuckets": lambda r: r.other in [b["Name"] for b in r.s3.list_buckets()["Buckets"]],
+    "HeadBucket": lambda r: r.s3.head_bucket(**r.at),
+    "ListObjects": lambda r: r.s3.list_objects(**r.at),
+    "ListObjectsV2": lambda r: r.s3.list_objects_v2(**r.at),
+    "ListObjectVersions": lambda r: r.s3.list_object_versions(**r.at),
+    "HeadObject": lambda r: r.s3.head_object(**r.it),
+    "GetObject": lambda r: r.s3.get_object(**r.it),
+    "GetObject, range": lambda r: r.s3.get_object(**r.it, Range="bytes=0-9"),
+    "GetObject, version": lambda r: r.s3.get_object(**r.it, VersionId=r.version),
+    "GetObjectAttributes": lambda r: r.s3.get_object_attributes(
+        **r.it, ObjectAttributes=["ObjectSize"]
+    ),
+    "GetObject, presigned": lambda r: r.presigned("get_object"),
+    "GetObject, presigned, version": lambda r: r.presigned("get_object", VersionId=r.version),
+    "GetObject, own/../other": lambda r: (
+        r.s3.get_object(Bucket=r.own, Key=f"../{r.other}/{KEY}")["Body"].read() == CONTENT
+    ),
+    "PutObject": lambda r: r.s3.put_object(Bucket=r.other, Key="isolation/new", Body=b"x"),
+    "PutObject, overwrite": lambda r: r.s3.put_object(**r.it, Body=b"x"),
+    "PutObject, public": lambda r: r.s3.put_object(**r.it, Body=b"x", ACL="public-read"),
+    "PutObject, presigned": lambda r: r.presigned("put_object"),
+    "CopyObject to own": lambda r: r.s3.copy_object(
+        Bucket=r.own, Key="isolation/copy", CopySource=f"{r.other}/{KEY}"
+    ),
+    "CopyObject to own, version": lambda r: r.s3.copy_object(
+        Bucket=r.own, Key="isolation/copy", CopySource=f"{r.other}/{KEY}?versionId={r.version}"
+    ),
+    "CopyObject from own": lambda r: r.s3.copy_object(
+        Bucket=r.other, Key="isolation/copy", CopySource=f"{r.own}/isolation/own"
+    ),
+    "DeleteObject": lambda r: r.s3.delete_object(**r.it),
+    "DeleteObject, version": lambda r: r.s3.delete_object(**r.it, VersionId=r.version),
+    "DeleteObjects": lambda r: r.batch_delete(),
+    "DeleteObjects, version": lambda r: r.batch_delete(VersionId=r.version),
+    "CreateMultipartUpload": lambda r: r.s3.create_multipart_upload(**r.it),
+    "ListMultipartUploads": lambda r: r.s3.list_multipart_uploads(**r.at),
+    "ListParts": lambda r: r.s3.list_parts(**r.part),
+    "UploadPart": lambda r: r.s3.upload_part(**r.part, PartNumber=1, Body=b"x"),
+    "UploadPartCopy to own": lambda r: r.part_copy() or True,
+    "UploadPartCopy from own": lambda r: r.s3.upload_part_copy(
+        **r.part, PartNumber=1, CopySource=f"{r.own}/isolation/own"
+    ),
+    "AbortMultipartUpload": lambda r: r.s3.abort_multipart_upload(**r.part),
+    "GetObjectTagging": lambda r: r.s3.get_object_tagging(**r.it),
+    "PutObjectTagging": lambda r: r.s3.put_object_tagging(**r.it, Tagging=TAGS),
+    "DeleteObjectTagging": lambda r: r.s3.delete_object_tagging(**r.it),
+    "GetObjectAcl": lambda r: r.s3.get_object_acl(**r.it),
+    "PutObjectAcl": lambda r: r.s3.put_object_acl(**r.it, ACL="public-read"),
+    "PutObjectRetention": lambda r: r.s3.put_object_retention(**r.it, Retention=LOCK),
+    "GetBucketLocation": lambda r: r.s3.get_bucket_location(**r.at),
+    "GetBucketAcl": lambda r: r.s3.get_bucket_acl(**r.at),
+    "PutBucketAcl": lambda r: r.s3.put_bucket_acl(**r.at, ACL="public-read"),
+    "PutBucketPolicy": lambda r: r.s3.put_bucket_policy(
+        **r.at, Policy=json.dumps(POLICY).replace(":::*", f":::{r.other}/*")
+    ),
+    "GetBucketPolicy": lambda r: r.s3.get_bucket_policy(**r.at),
+    "DeleteBucketPolicy": lambda r: r.s3.delete_bucket_policy(**r.at),
+    "PutBucketTagging": lambda r: r.s3.put_bucket_tagging(**r.at, Tagging=TAGS),
+    "GetBucketTagging": lambda r: r.s3.get_bucket_tagging(**r.at),
+    "DeleteBucketTagging": lambda r: r.s3.delete_bucket_tagging(**r.at),
+    "GetBucketVersioning": lambda r: r.s3.get_bucket_versioning(**r.at),
+    "PutBucketVersioning": lambda r: r.s3.put_bucket_versioning(
+        **r.at, VersioningConfiguration={"Status": "Enabled"}
+    ),
+    "PutBucketLifecycle": lambda r: r.s3.put_bucket_lifecycle_configuration(
+        **r.at, LifecycleConfiguration=RULES
+    ),
+    "GetBucketLifecycle": lambda r: r.s3.get_bucket_lifecycle_configuration(**r.at),
+    "DeleteBucketLifecycle": lambda r: r.s3.delete_bucket_lifecycle(**r.at),
+    "PutBucketCors": lambda r: r.s3.put_bucket_cors(**r.at, CORSConfiguration=CORS),
+    "GetBucketCors": lambda r: r.s3.get_bucket_cors(**r.at),
+    "DeleteBucketCors": lambda r: r.s3.delete_bucket_cors(**r.at),
+    "PutBucketEncryption": lambda r: r.s3.put_bucket_encryption(
+        **r.at, ServerSideEncryptionConfiguration=ENCRYPTION
+    ),
+    "GetBucketEncryption": lambda r: r.s3.get_bucket_encryption(**r.at),
+    "DeleteBucketEncryption": lambda r: r.s3.delete_bucket_encryption(**r.at),
+    "PutBucketOwnership": lambda r: r.s3.put_bucket_ownership_controls(
+        **r.at, OwnershipControls=OWNERSHIP
+    ),
+    "GetBucketOwnership": lambda r: r.s3.get_bucket_ownership_controls(**r.at),
+    "PutObject, own/../other": lambda r: r.s3.put_object(
+        Bucket=r.own, Key=f"../{r.other}/isolation/climbed", Body=b"x"
+    ),
+    "CreateBucket": lambda r: r.s3.create_bucket(
+        Bucket=f"{r.other}-new", CreateBucketConfiguration={"LocationConstraint": REGION}
+    ),
+    "CreateBucket, of this name": lambda r: r.s3.create_bucket(
+        Bucket=r.other, CreateBucketConfiguration={"LocationConstraint": REGION}
+    ),
+    "DeleteBucket": lambda r: r.s3.delete_bucket(**r.at),
+}
+
+
+def outcome(call: Callable[[], object]) -> str:
+    """Return `open`, `closed` or the status and code of the server's refusal."""
+    try:
+        return "closed" if call() is False else "open"
+    except botocore.exceptions.ClientError as error:
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        return f"{status} {error.response['Error']['Code']}"
+
+
+def lay_out(s3: S3Client, bucket: str) -> tuple[str, str]:
+    """Put the object there and begin an upload; return the version and the upload's id."""
+    version = s3.put_object(Bucket=bucket, Key=KEY, Body=CONTENT)["VersionId"]
+    return version, s3.create_multipart_upload(Bucket=bucket, Key=KEY)["UploadId"]
+
+
+@pytest.fixture(scope="module")
+def loot(classroom: Classroom, students: None) -> Iterator[tuple[str, str]]:
+    """Let both students have an object, and give version and upload of jdoe's."""
+    s3_client(classroom, "asmith").put_object(
+        Bucket=f"{BUCKET}asmith", Key="isolation/own", Body=b"of asmith"
+    )
+    yield lay_out(s3_client(classroom, "jdoe"), f"{BUCKET}jdoe")
+    for user in ("jdoe", "asmith"):
+        purge(s3_client(classroom, "admin"), f"{BUCKET}{user}", "isolation/")
+
+
+@pytest.mark.parametrize("name", S3_ATTEMPTS)
+@pytest.mark.parametrize("who", ["asmith", "nobody"])
+def test_bucket_of_jdoe_refuses(
+    classroom: Classroom, loot: tuple[str, str], who: str, name: str
+) -> None:
+    raid = Raid(s3_client(classroom, who), f"{BUCKET}asmith", f"{BUCKET}jdoe", *loot)
+    answer = outcome(lambda: S3_ATTEMPTS[name](raid))
+    print(name, who, answer)
+    assert re.match(r"403 |closed", answer), f"{name} by {who}: {answer}"
