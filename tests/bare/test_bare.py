@@ -141,14 +141,15 @@ def test_the_named_fix_and_the_readme_line_are_enough(tree: Tree) -> None:
         assert tree.run(f"command -v {program}").returncode != 0, program
 
 
+@pytest.fixture(scope="class")
+def before(tree: Tree, account: str) -> set[str]:
+    """Return what is in the tree before the account's first run."""
+    return set(tree.paths())
+
+
 @pytest.mark.parametrize("account", ACCOUNTS, scope="class")
 class TestLife:
     """From nothing to a verified run and back to nothing."""
-
-    @pytest.fixture(scope="class")
-    def before(self, tree: Tree, account: str) -> set[str]:
-        """Return what is in the tree before the account's first run."""
-        return set(tree.paths())
 
     def test_a_closed_shared_memory_is_named(self, tree: Tree, account: str) -> None:
         # debootstrap leaves /dev/shm to root alone, which is enough for root.
