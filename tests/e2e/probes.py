@@ -13,6 +13,7 @@ import os
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -122,16 +123,16 @@ def attempt_all(attempts: list[tuple[str, Attempt]]) -> list[str]:
         return list(pool.map(lambda each: attempt(*each), attempts))
 
 
-def attempt_as(uid: int, gid: int, attempts: list[tuple[str, Attempt]]) -> list[str]:
-    """Make the attempts as another account, which only root can do."""
+def attempt_as(uid: int | None, gid: int | None, attempts: list[tuple[str, Attempt]]) -> list[str]:
+    """Make the attempts in a bare process, as another account if we are root."""
     program = Path(__file__).read_text()
     call = f"print(json.dumps(attempt_all(json.loads({json.dumps(attempts)!r}))))"
     done = subprocess.run(
-        ["/usr/bin/python3", "-I", "-"],
+        [sys.executable if uid is None else "/usr/bin/python3", "-I", "-"],
         input=f"{program}\n{call}\n",
         user=uid,
         group=gid,
-        extra_groups=[],
+        extra_groups=None if uid is None else [],
         cwd="/",
         env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
         capture_output=True,
