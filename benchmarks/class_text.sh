@@ -13,6 +13,7 @@ export AWS_ENDPOINT_URL_S3=http://127.0.0.1:$PORT_S3 MLFLOW_S3_ENDPOINT_URL=http
 jobs=()
 
 stop() {
+    exec 2>/dev/null # bash tells of every job that is killed
     for job in "${jobs[@]}"; do kill -- "-$job" 2>/dev/null || true; done
     for job in "${jobs[@]}"; do
         for _ in $(seq 100); do kill -0 -- "-$job" 2>/dev/null || break; sleep 0.1; done
@@ -22,10 +23,10 @@ stop() {
 }
 trap stop EXIT
 
-step() { printf '%6.2f s  %s\n' "$(bc <<<"$EPOCHREALTIME - $began")" "$1"; began=$EPOCHREALTIME; }
+now() { echo "${EPOCHREALTIME/[.,]/}"; } # microseconds
+step() { printf '%6d ms  %s\n' $((($(now) - began) / 1000)) "$1"; began=$(now); }
 answers() { for _ in $(seq 1200); do if "$@" >/dev/null 2>&1; then return; fi; sleep 0.1; done; return 1; }
-listens() { answers bash -c "</dev/tcp/127.0.0.1/$1"; }
-began=$EPOCHREALTIME
+began=$(now)
 
 initdb --pgdata postgres --username postgres >/dev/null
 pg_ctl --pgdata postgres --log postgres.log --wait --options "-p $PORT_POSTGRES -k $DIRECTORY" start >/dev/null
@@ -42,7 +43,7 @@ weed server -ip=127.0.0.1 -dir=objects -s3 -s3.config=s3.json -s3.port="$PORT_S3
     -volume.port=$((PORT_INNER + 2)) -volume.port.grpc=$((PORT_INNER + 3)) \
     -master.port="$PORT_INNER" -master.port.grpc=$((PORT_INNER + 1)) >weed.log 2>&1 &
 jobs+=($!)
-listens "$PORT_S3"
+answers curl --silent "http://127.0.0.1:$PORT_S3"
 step "start the S3 store"
 
 psql -qU postgres -c "CREATE DATABASE mlflow_jdoe"
@@ -57,7 +58,7 @@ step "make the bucket"
 mlflow server --backend-store-uri "postgresql+psycopg2://mlflow_jdoe:classtext@127.0.0.1:$PORT_POSTGRES/mlflow_jdoe" \
     --default-artifact-root s3://mlflow-jdoe --host 127.0.0.1 --port "$PORT_SERVER" >mlflow.log 2>&1 &
 jobs+=($!)
-answers python -c "import urllib.request as r; r.urlopen('http://127.0.0.1:$PORT_SERVER/health')"
+answers curl --silent --fail "http://127.0.0.1:$PORT_SERVER/health"
 step "start the tracking server"
 
 cp -r "$PROJECT" training

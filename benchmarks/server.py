@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import configparser
-import contextlib
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -23,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from classroom import REPOSITORY, Classroom, cpu_seconds, processes
+from benchroom import REPOSITORY, Classroom, cpu_seconds, end, processes
 
 LIMITS = {"ready": 0.5, "memory": 0.25}
 
@@ -37,7 +35,7 @@ class Command(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What one start took: seconds until ready, MiB when settled, processes, CPU seconds by then."""
+    """What one start took: seconds until ready; when settled MiB, processes and CPU seconds."""
 
     ready: float
     memory: float
@@ -69,9 +67,10 @@ def plain(room: Classroom) -> Command:
     directory = room.home / "plain"
     directory.mkdir(exist_ok=True)
     return Command(
-        [str(room.runtime / "bin/mlflow"), "server"]
-        + ["--backend-store-uri", store.format(**handout), "--default-artifact-root", bucket]
-        + ["--port", str(room.ports[3])],
+        [
+            *(str(room.runtime / "bin/mlflow"), "server", "--port", str(room.ports[3])),
+            *("--backend-store-uri", store.format(**handout), "--default-artifact-root", bucket),
+        ],
         {"HOME": str(directory)}
         | {key: value for key, value in handout.items() if key.startswith(("AWS_", "MLFLOW_S3_"))},
         directory,
@@ -119,20 +118,6 @@ def wait_ready(port: int, seconds: float = 300) -> None:
     raise SystemExit(f"no server answers on port {port} after {seconds} s")
 
 
-def end(directory: Path) -> None:
-    """End all processes in `directory`, after ten seconds by force."""
-    for stop in (signal.SIGTERM, signal.SIGKILL):
-        for process in processes(directory):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(process.name), stop)
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            if not processes(directory):
-                return
-            time.sleep(0.1)
-    raise SystemExit(f"a server in {directory} does not end")
-
-
 def measure(command: Command, port: int) -> Cost:
     """Start a server, measure it and end it."""
     inherited = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}
@@ -175,9 +160,9 @@ def main() -> int:
             pairs.append(pair)
             for name, cost in zip(("ours", "plain"), pair, strict=True):
                 print(
-                    f"{number + 1} {name:5}  ready {cost.ready:5.1f} s  memory {cost.memory:5.0f} MiB in "
-                    f"{cost.processes} processes  CPU {cost.cpu:.1f} s  "
-                    f"load {os.getloadavg()[0]:.1f}",
+                    f"{number + 1} {name:5}  ready {cost.ready:5.1f} s  "
+                    f"memory {cost.memory:5.0f} MiB in {cost.processes:2} processes  "
+                    f"CPU {cost.cpu:5.1f} s  load {os.getloadavg()[0]:.1f}",
                     flush=True,
                 )
     finally:

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from classroom import REPOSITORY, Classroom, cpu_seconds
+from benchroom import REPOSITORY, Classroom, cpu_seconds
 
 LIMIT = 1.0
 
@@ -41,7 +41,7 @@ def time_site(room: Classroom) -> Cost:
 
 
 def time_class_text(room: Classroom, show: bool) -> Cost:
-    """Return what class_text.sh takes until it has verified; stopping its servers is not counted."""
+    """Return what class_text.sh takes until it has verified; stopping is not counted."""
     directory = room.home / "class-text"
     settings = {
         "DIRECTORY": str(directory),
@@ -70,7 +70,7 @@ def time_class_text(room: Classroom, show: bool) -> Cost:
                 cost = Cost(time.perf_counter() - started, cpu_seconds(directory))
     output = "".join(lines)
     if script.returncode or not cost:
-        raise SystemExit(f"class_text.sh failed, see {directory}:\n{output}")
+        raise SystemExit(f"class_text.sh failed:\n{output}")
     if show:
         print(output, end="")
     shutil.rmtree(directory)

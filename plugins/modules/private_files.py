@@ -9,6 +9,7 @@ module: private_files
 short_description: Write configuration files that only one account can read
 description:
   - Makes a directory and writes several files into it in one call, each whole or not at all.
+  - Parents that are missing are made with mode 0755, so that the owner can enter.
   - Contents are never logged, returned or shown in a diff, so they may hold secrets.
 version_added: "1.0.0"
 author: mlflow-classroom
@@ -112,6 +113,15 @@ def _differs(path: Path, mode: int, uid: int, gid: int) -> bool:
     )
 
 
+def make(directory: Path) -> None:
+    """Make a directory; parents that are missing are open to all accounts, whatever the umask."""
+    for missing in [
+        each for each in [*reversed(directory.parents), directory] if not each.exists()
+    ]:
+        missing.mkdir()
+        missing.chmod(0o755)
+
+
 def write(path: Path, content: str, mode: int, uid: int, gid: int) -> None:
     """Write a file beside its place and move it there; a link there is replaced, not followed."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
@@ -162,7 +172,7 @@ def main() -> None:
         new_directory, names = plan(directory, files, mode, directory_mode, uid, gid)
         if not module.check_mode:
             if new_directory:
-                directory.mkdir(parents=True, exist_ok=True)
+                make(directory)
                 os.chown(directory, uid, gid)
                 directory.chmod(directory_mode)
             for name in names:

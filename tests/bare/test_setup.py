@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-TOOLS = "sh dirname cat cksum head tail id df awk rm mv readlink flock sleep uname".split()
+TOOLS = "sh dirname cat cksum head tail id df awk rm mv readlink flock sleep uname find".split()
 LOCK_LINE = "an-unlocked-package==1.0 --hash=sha256:" + "0" * 64
 
 
@@ -162,6 +162,14 @@ def test_no_venv_module(machine: Machine) -> None:
     assert f"{python} has no venv module" in said
     # No package of the system helps an interpreter that is not the system's.
     assert "export PYTHON=/usr/bin/python3" in said
+
+
+def test_shared_memory_for_root_alone(machine: Machine) -> None:
+    machine.python("python3", "3.11.2")
+    machine.program("find", "")
+    assert "not every account may write to /dev/shm" in machine.refusal()
+    machine.program("uname", "echo Darwin")
+    assert machine.setup().returncode == 0
 
 
 def test_disk_too_small(machine: Machine) -> None:

@@ -5,6 +5,10 @@ select not (
                           where n.nspname = 'public' and a.grantee = 0)
          and not exists (select from pg_class c, pg_roles o
                           where c.relowner = o.oid and o.rolname = %(template_owner)s)
+         and (%(artifact_root)s = ''
+              or exists (select from pg_constraint
+                          where conname = 'classroom_artifact_root'
+                            and position(%(artifact_root)s || '/' in pg_get_constraintdef(oid)) > 0))
        ) as differs,
        (select version_num from alembic_version) as found,
        (select substring(shobj_description(oid, 'pg_database') from 'revision (\w+)')

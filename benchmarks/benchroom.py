@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -51,6 +53,20 @@ def cpu_seconds(directory: Path) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def end(directory: Path) -> None:
+    """End all processes that work in or below `directory`, after ten seconds by force."""
+    for stop in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes(directory):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process.name), stop)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            if not processes(directory):
+                return
+            time.sleep(0.1)
+    raise SystemExit(f"a server in {directory} does not end")
+
+
 @dataclass
 class Classroom:
     """Where a back end and one student, jdoe, live; installed programs survive `clear`."""
@@ -88,8 +104,10 @@ class Classroom:
             "classroom_s3_inner_port": self.ports[8],
         }
         done = subprocess.run(
-            [self.venv / "bin/ansible-playbook", "site.yml", "-e", "user=jdoe"]
-            + ["-e", json.dumps(settings)],
+            [
+                *(str(self.venv / "bin/ansible-playbook"), "site.yml"),
+                *("-e", "user=jdoe", "-e", json.dumps(settings)),
+            ],
             cwd=REPOSITORY,
             env={**os.environ, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), **environment},
             stdin=subprocess.DEVNULL,
@@ -120,6 +138,7 @@ class Classroom:
                 if time.monotonic() > deadline:
                     raise SystemExit(f"the supervisor in {self.home} does not end")
                 time.sleep(0.2)
+        end(self.home)
         for path in self.home.iterdir():
             if not path.name.startswith("runtime-"):
                 shutil.rmtree(path)
