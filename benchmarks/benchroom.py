@@ -122,12 +122,12 @@ class Classroom:
 
     def control(self, *arguments: str) -> None:
         """Talk to the supervisor, and do not mind if it does not answer."""
-        command = [
-            self.runtime / "bin/supervisorctl",
-            "-c",
-            self.home / "supervisor/supervisord.conf",
-        ]
-        subprocess.run([*command, *arguments], check=False, stdout=subprocess.DEVNULL)
+        configuration = self.home / "supervisor/supervisord.conf"
+        subprocess.run(
+            [str(self.runtime / "bin/supervisorctl"), "-c", str(configuration), *arguments],
+            check=False,
+            stdout=subprocess.DEVNULL,
+        )
 
     def clear(self) -> None:
         """End everything that runs here and remove all but the installed programs."""
