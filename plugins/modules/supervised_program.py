@@ -121,8 +121,7 @@ def main() -> None:
             path.unlink()
         if present or (directory / "supervisord.sock").exists():
             said = control("update", name, fail=present).splitlines()
-        just_started = any("added process group" in line for line in said)
-        if present and not just_started and not any(w in control("status", name) for w in UP):
+        if present and not any(word in control("status", name) for word in UP):
             said += control("start", name).splitlines()
         said = [line for line in said if "no such" not in line and "refused" not in line]
     module.exit_json(
