@@ -1,6 +1,7 @@
-"""The README's commands on a bare Debian 12: no systemd, no sudo, no curl, no venv module, no make.
+"""The README's commands on a bare Debian 12: no systemd, sudo, curl, venv module or make.
 
-Each account starts from a clean clone of what is committed. Ports are shared with the machine, so free ones are chosen.
+Each account starts from a clean clone of what is committed. Ports are shared with the machine,
+so free ones are chosen.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ NAME = "mlflow-classroom"
 ACCOUNTS = ("root", "student")
 DATA = {"root": f"/var/lib/{NAME}", "student": f"/home/student/.local/share/{NAME}"}
 README_LINE = "apt-get install -y make python3-venv"
-# What stays by design: the checkout with its environments, and caches; and what programs of the system keep.
+# What stays by design: the checkout with its environments, caches, what the system itself keeps.
 STAYS = re.compile(
     r"/(root|home/student)/(mlflow-classroom|\.cache|\.ansible|\.local)(/.*)?"
     r"|/etc/(passwd|group|shadow|gshadow|subuid|subgid)-?"
@@ -163,6 +164,7 @@ class TestLife:
     def test_a_taken_port_is_named_and_nothing_is_made(
         self, tree: Tree, ports: dict[str, int], account: str, before: set[str]
     ) -> None:
+        """A refusal names the port and the setting, and leaves nothing."""
         tree.must("make setup", account, checkout(account))
         with socket.create_server(("127.0.0.1", ports["classroom_s3_port"])):
             done = tree.run(
@@ -178,6 +180,7 @@ class TestLife:
     def test_one_command_from_nothing(
         self, tree: Tree, ports: dict[str, int], account: str, before: set[str]
     ) -> None:
+        """Site goes from nothing to a verified run."""
         # As after a login from a machine with another language, with a careful umask.
         said = tree.must(
             f"umask 077; make site user=jdoe args='{settings(ports)}'",
@@ -190,12 +193,14 @@ class TestLife:
         assert f"{DATA[account]}/handouts/jdoe/README.md" in flat(said)
 
     def test_second_run_only_trains(self, tree: Tree, ports: dict[str, int], account: str) -> None:
+        """The second run adds a training run and changes nothing else."""
         said = tree.must(
             f"make site user=jdoe args='{settings(ports)}'", account, checkout(account)
         )
         assert changed(said) == {"jdoe": 1, "localhost": 0}
 
     def test_verify(self, tree: Tree, ports: dict[str, int], account: str) -> None:
+        """A look from outside changes nothing."""
         said = tree.must(
             f"make verify user=jdoe args='{settings(ports)}'", account, checkout(account)
         )
@@ -205,6 +210,7 @@ class TestLife:
     def test_destroy_leaves_nothing(
         self, tree: Tree, ports: dict[str, int], account: str, before: set[str]
     ) -> None:
+        """Neither processes nor files nor accounts are left."""
         tree.must(
             f"make destroy user=jdoe confirm=jdoe args='-e destroy_backend=true {settings(ports)}'",
             account,

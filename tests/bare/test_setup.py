@@ -1,4 +1,4 @@
-"""What tools/setup says and does on machines that lack something, each played by a few stand-ins on PATH."""
+"""What tools/setup says and does on machines that lack something, played by stand-ins on PATH."""
 
 from __future__ import annotations
 
@@ -13,12 +13,29 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-TOOLS = "sh dirname cat cksum head tail id df awk rm mv readlink flock sleep uname find".split()
+TOOLS = (
+    "sh",
+    "dirname",
+    "cat",
+    "cksum",
+    "head",
+    "tail",
+    "id",
+    "df",
+    "awk",
+    "rm",
+    "mv",
+    "readlink",
+    "flock",
+    "sleep",
+    "uname",
+    "find",
+)
 LOCK_LINE = "an-unlocked-package==1.0 --hash=sha256:" + "0" * 64
 
 
 class Machine:
-    """A copy of the set-up script in a checkout of its own, and a PATH with only what a test puts there."""
+    """The set-up script in a checkout of its own, and a PATH with what a test puts there."""
 
     def __init__(self, root: Path) -> None:
         self.checkout = root / "checkout"
@@ -43,7 +60,7 @@ class Machine:
         return path
 
     def python(self, name: str, version: str, venv: bool = True) -> Path:
-        """Put an interpreter on PATH that says it is `version`; its environments install nothing."""
+        """Put an interpreter on PATH that says it is `version` and installs nothing."""
         major, minor, _ = version.split(".")
         fits = (3, 11) <= (int(major), int(minor)) < (3, 14)
         return self.program(
@@ -58,7 +75,7 @@ class Machine:
                     # As the real one does: a folder with an interpreter, whose pip brings uv.
                     mkdir -p "$3/bin"
                     cp "$0" "$3/bin/python"
-                    printf '#!/bin/sh\\n[ ! -e "{self.checkout}/hold" ] || sleep 60\\n' > "$3/bin/uv"
+                    echo '[ ! -e "{self.checkout}/hold" ] || sleep 60' > "$3/bin/uv"
                     chmod 755 "$3/bin/uv" ;;
                 '-m pip '*) echo "$PIP_CERT" > "{self.checkout}/pip-cert" ;;
             esac""",
@@ -98,7 +115,7 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    """A machine without any Python on PATH. The system's own one is out of its reach too, see below."""
+    """A machine without any Python on PATH; the system's own one is out of its reach too."""
     made = Machine(tmp_path)
     for tool in ("mkdir", "cp", "chmod"):
         (made.bin / tool).symlink_to(shutil.which(tool) or "")

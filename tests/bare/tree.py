@@ -1,8 +1,9 @@
-"""A bare Debian 12 in a directory, entered by chroot inside mount and process namespaces of its own.
+"""A bare Debian 12 in a directory, entered by chroot inside namespaces of its own.
 
-Nothing is ever mounted where the machine could see it: the mounts live in a namespace that ends with its holder,
-and the holder ends when its standard input is closed or its parent dies, however the tests end. Its process 1 is a
-plain `cat`, which adopts and never reaps, as in a container that was started with `sleep infinity`.
+Nothing is ever mounted where the machine could see it: the mounts live in a namespace that ends
+with its holder, and the holder ends when its standard input is closed or its parent dies, however
+the tests end. Its process 1 is a plain `cat`, which adopts and never reaps, as in a container that
+was started with `sleep infinity`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 SUITE = "bookworm"
@@ -47,7 +48,9 @@ def mirror() -> str | None:
                     return found[1]
     for name in sorted(glob.glob("/etc/apt/sources.list.d/*.sources")):
         for stanza in re.split(r"\n\s*\n", Path(name).read_text()):
-            fields = dict(re.findall(r"^([A-Za-z-]+):[ \t]*(.*)$", stanza, re.MULTILINE))
+            fields: dict[str, str] = dict(
+                re.findall(r"^([A-Za-z-]+):[ \t]*(.*)$", stanza, re.MULTILINE)
+            )
             if SUITE in fields.get("Suites", "").split() and fields.get("URIs", "").startswith(
                 "http"
             ):
@@ -64,13 +67,13 @@ def remove_directory(path: Path) -> None:
 
 
 def isolated(*command: str | Path) -> list[str | Path]:
-    """Return the command in namespaces of its own, that dies with its parent and takes all with it."""
+    """Return the command in namespaces of its own, which end with it, and it with its parent."""
     inside = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child"]
     return ["setpriv", "--pdeathsig", "KILL", *inside, *command]
 
 
 def fresh_archive() -> Path:
-    """Return the archive of a tree that nobody has used, made with debootstrap where there is none."""
+    """Return the archive of an unused tree, made with debootstrap where there is none."""
     folder = cache_directory()
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / f"debian-{SUITE}-{os.uname().machine}.tar"
@@ -82,7 +85,8 @@ def fresh_archive() -> Path:
         done = subprocess.run(
             isolated(
                 *["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE],
-                *[made / "tree", *([address] if address else [])],
+                made / "tree",
+                *([address] if address else []),
             ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -148,41 +152,39 @@ class Tree:
         account: str = "root",
         cwd: str = "/",
         timeout: int = 900,
-        **variables: str,
+        variables: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a shell command in the tree as an account, with next to nothing in its environment."""
+        """Run a shell command in the tree as an account, in an almost empty environment."""
         assert self.holder
         home = "/root" if account == "root" else f"/home/{account}"
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": home, "USER": account}
         environment |= {k: v for k, v in os.environ.items() if PASSED_ON.fullmatch(k)}
         if os.environ.get("SSL_CERT_FILE"):
             environment["SSL_CERT_FILE"] = AUTHORITY
-        environment |= variables
+        environment |= variables or {}
         namespaces = f"/proc/{self.holder.pid}/ns"
-        done = subprocess.run(
+        return subprocess.run(
             [
                 *["nsenter", f"--mount={namespaces}/mnt", f"--pid={namespaces}/pid_for_children"],
-                *["chroot", f"--userspec={account}:{account}", "--groups=", self.root],
+                *["chroot", f"--userspec={account}:{account}", "--groups=", str(self.root)],
                 *["/bin/sh", "-c", 'cd "$0" && eval "$1"', cwd, command],
             ],
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             timeout=timeout,
             check=False,
         )
-        return done
 
     def must(self, command: str, account: str = "root", cwd: str = "/", **variables: str) -> str:
         """Run a command that has to succeed, and return what it printed."""
-        done = self.run(command, account, cwd, **variables)
+        done = self.run(command, account, cwd, variables=variables)
         assert done.returncode == 0, f"{command}\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
         return done.stdout + done.stderr
 
     def processes(self) -> list[str]:
-        """Return the command lines of what runs in the tree, without process 1 and without the dead."""
+        """Return the command lines of what runs in the tree, without process 1 and zombies."""
         script = """
             for process in /proc/[0-9]*; do
                 line=$(tr '\\0' ' ' 2>/dev/null < $process/cmdline) || continue

@@ -99,6 +99,7 @@ REFUSED_LATER: dict[str, tuple[list[str], str]] = {
     ),
 }
 
+
 def inventory(folder: Path, students: str) -> list[str]:
     """Write the inventory of a class and return the options that choose it."""
     path = folder / "class.yml"

@@ -189,7 +189,9 @@ def test_killed_service_comes_back_by_itself(
     for pid in killed.values():
         os.kill(pid, signal.SIGKILL)
     wait_until(
-        lambda: all(pid not in (0, killed[name]) for name, pid in pids(classroom, services).items()),
+        lambda: all(
+            pid not in (0, killed[name]) for name, pid in pids(classroom, services).items()
+        ),
         f"{services} run again",
     )
     wait_until(lambda: not any(map(exists, orphans)), "no child of the killed is left")
@@ -280,7 +282,10 @@ def test_schema_of_a_newer_mlflow_is_refused_and_left_alone(classroom: Classroom
         left = ask(classroom, "mlflow_jdoe", "select version_num from alembic_version")
     finally:
         ask(classroom, "mlflow_jdoe", update, known)
-    assert "The database mlflow_jdoe has schema revision fedcba987654, which this MLflow" in message(run)
+    assert (
+        "The database mlflow_jdoe has schema revision fedcba987654, which this MLflow"
+        in message(run)
+    )
     assert "Nothing was changed. Update this project to the newer MLflow (git pull)" in message(run)
     assert left == ["fedcba987654"]
     assert classroom.play("playbooks/provision.yml", *WHO).changed == 0
@@ -309,9 +314,7 @@ def test_port_taken_while_the_server_was_down_is_named(classroom: Classroom) -> 
 def small_disk(place: Path, megabytes: int) -> Iterator[None]:
     """Mount a disk of some megabytes at a directory."""
     place.mkdir(exist_ok=True)
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", place], check=True
-    )
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", place], check=True)
     try:
         yield
     finally:
@@ -332,22 +335,22 @@ def test_disk_that_is_too_small_is_refused_beforehand(classroom: Classroom, tmp_
 
 # --- The run itself is killed -------------------------------------------------------------------
 
-# The task during which the run is killed, the seconds that it is given, and whether the processes
-# that it has started die with it or live on beside the next run.
+# What is run, the task during which it is killed, the seconds that the task is given, and whether
+# the processes that the run has started die with it or live on beside the next run.
 MOMENTS = [
-    ("postgres_server : present | Make the cluster", 0.7, True),
-    ("postgres_schema : migrate | Run MLflow's migrations", 2.5, False),
-    ("postgres_database : present | Ensure the database exists", 0.4, True),
-    ("s3_bucket : present | Ensure the user has exactly the saved key", 0.4, True),
-    ("mlflow_server : present | Wait until the server listens", 0.5, True),
-    ("training : present | Run the training script", 4.0, True),
+    ("site.yml", "postgres_server : present | Make the cluster", 0.7, True),
+    ("site.yml", "postgres_schema : migrate | Run MLflow's migrations", 2.5, False),
+    ("site.yml", "postgres_database : present | Ensure the database exists", 0.4, True),
+    ("playbooks/provision.yml", "s3_bucket : present | Ensure the user has exactly", 0.4, True),
+    ("playbooks/provision.yml", "mlflow_server : present | Wait until", 0.5, True),
+    ("playbooks/train.yml", "training : present | Run the training script", 4.0, True),
 ]
 
 
-def kill_during(room: Classroom, task: str, seconds: float, whole: bool) -> None:
-    """Start site.yml and kill it some seconds after a task has begun."""
+def kill_during(room: Classroom, playbook: str, task: str, seconds: float, whole: bool) -> None:
+    """Start a playbook and kill it some seconds after a task has begun."""
     with subprocess.Popen(
-        room.command("site.yml", *WHO),
+        room.command(playbook, *WHO),
         cwd=REPOSITORY,
         env=room.environment(),
         stdin=subprocess.DEVNULL,
@@ -378,7 +381,9 @@ def fresh(classroom: Classroom) -> Iterator[Classroom]:
     """Give a second classroom that has the first one's programs and nothing else."""
     first = free_ports(16)
     ports = dict(zip(classroom.ports, [*first[:4], first[8]], strict=True))
-    room = Classroom(classroom.home.with_name(classroom.home.name + "-killed"), ports, classroom.venv)
+    room = Classroom(
+        classroom.home.with_name(classroom.home.name + "-killed"), ports, classroom.venv
+    )
     room.home.mkdir()
     runtime = next(classroom.home.glob("runtime-*"))
     room.home.joinpath(runtime.name).symlink_to(runtime)
@@ -387,8 +392,8 @@ def fresh(classroom: Classroom) -> Iterator[Classroom]:
 
 
 def test_run_that_is_killed_again_and_again_converges(fresh: Classroom) -> None:
-    for task, seconds, whole in MOMENTS:
-        kill_during(fresh, task, seconds, whole)
+    for moment in MOMENTS:
+        kill_during(fresh, *moment)
     run = fresh.play("site.yml", *WHO)
     assert "verdict pass" in run.flat()
     assert fresh.play(*CONVERGE).changed == 0
