@@ -2,12 +2,12 @@
 # make verify user=jdoe                  look at it again, from outside
 # make destroy user=jdoe confirm=jdoe    remove everything of jdoe
 # make test                              set up what tests need, then run everything that CI runs
-# make lint | unit | e2e                 parts of it
+# make lint | unit | e2e | bare          parts of it
 # make lock                              renew the lock files from requirements/*.in
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev site verify destroy test lint unit e2e lock
+.PHONY: help setup setup-dev site verify destroy test lint unit e2e bare lock
 
 # Passed on to ansible-playbook, for example args='-e mlflow_server_port=5001'
 args ?=
@@ -34,7 +34,7 @@ verify: setup
 destroy: setup
 	@$(play) playbooks/destroy.yml $(who) $(if $(confirm),-e "confirm=$$confirm") $(args)
 
-test: lint unit e2e
+test: lint unit e2e bare
 
 lint: setup-dev
 	@tools/lint
@@ -44,6 +44,10 @@ unit: setup-dev
 
 e2e: setup-dev
 	@.venv-dev/bin/python -m pytest -q tests/e2e
+
+# A Debian with nothing installed, entered by chroot: only root can.
+bare: setup-dev
+	@.venv-dev/bin/python -m pytest -q tests/bare
 
 lock: setup
 	@tools/lock

@@ -55,11 +55,12 @@ class Classroom:
     home: Path
     ports: dict[str, int]
     venv: Path
+    settings: dict[str, str] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
 
     def command(self, playbook: str, *arguments: str) -> list[str]:
         """Return the command line that runs a playbook on this classroom."""
-        settings = {"classroom_home": str(self.home), **self.ports}
+        settings = {"classroom_home": str(self.home), **self.ports, **self.settings}
         return [
             str(self.venv / "bin/ansible-playbook"),
             playbook,
@@ -183,6 +184,8 @@ def classroom(sampler: ArgumentSampler) -> Iterator[Classroom]:
             "classroom_s3_inner_port": ports[8],
         },
         venv,
+        # The services' Python, where it is not to be the default one.
+        {"classroom_python": python} if (python := os.environ.get("CLASSROOM_PYTHON")) else {},
     )
     yield room
     remove(room)

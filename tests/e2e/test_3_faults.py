@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -21,6 +22,7 @@ import psycopg2
 import pytest
 import requests
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 from conftest import REPOSITORY, Classroom, Run, free_ports, remove
 
 if TYPE_CHECKING:
@@ -335,43 +337,51 @@ def test_disk_that_is_too_small_is_refused_beforehand(classroom: Classroom, tmp_
 
 # --- The run itself is killed -------------------------------------------------------------------
 
-# What is run, the task during which it is killed, the seconds that the task is given, and whether
-# the processes that the run has started die with it or live on beside the next run.
-MOMENTS = [
-    ("site.yml", "postgres_server : present | Make the cluster", 0.7, True),
-    ("site.yml", "postgres_schema : migrate | Run MLflow's migrations", 2.5, False),
-    ("site.yml", "postgres_database : present | Ensure the database exists", 0.4, True),
-    ("playbooks/provision.yml", "s3_bucket : present | Ensure the user has exactly", 0.4, True),
-    ("playbooks/provision.yml", "mlflow_server : present | Wait until", 0.5, True),
-    ("playbooks/train.yml", "training : present | Run the training script", 4.0, True),
+TABLES = (
+    "select relname from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace"
+)
+DATABASES = "select datname from pg_database"
+
+# What is run, what is there when it is killed (never before in this classroom), and whether the
+# processes that the run has started die with it or live on beside the next run.
+MOMENTS: list[tuple[str, Callable[[Classroom], bool], bool]] = [
+    ("site.yml", lambda room: any(room.home.glob("postgres/data*/base")), True),
+    ("site.yml", lambda room: len(ask(room, "classroom_template", TABLES)) > 5, False),
+    ("site.yml", lambda room: "mlflow_jdoe" in ask(room, "postgres", DATABASES), True),
+    ("playbooks/provision.yml", lambda room: len(keys(room)) > 0, True),
+    ("playbooks/provision.yml", lambda room: pids(room, (SERVER,))[SERVER] > 0, True),
+    ("playbooks/train.yml", lambda room: len(run_ids(room)) > 0, True),
 ]
+NOT_YET = (OSError, psycopg2.Error, BotoCoreError, ClientError)
 
 
-def kill_during(room: Classroom, playbook: str, task: str, seconds: float, whole: bool) -> None:
-    """Start a playbook and kill it some seconds after a task has begun."""
-    with subprocess.Popen(
-        room.command(playbook, *WHO),
-        cwd=REPOSITORY,
-        env=room.environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        assert process.stdout
-        seen = []
-        for line in process.stdout:
-            seen.append(line)
-            if line.startswith(f"TASK [{task}"):
-                break
-        else:
-            pytest.fail(f"{task} never began:\n{''.join(seen)[-3000:]}")
-        time.sleep(seconds)
+def kill_during(
+    room: Classroom, playbook: str, reached: Callable[[Classroom], bool], whole: bool
+) -> None:
+    """Start a playbook and kill it at the moment at which something is reached."""
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        subprocess.Popen(
+            room.command(playbook, *WHO),
+            cwd=REPOSITORY,
+            env=room.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as process,
+    ):
+        there = False
+        while not there:
+            with contextlib.suppress(*NOT_YET):
+                there = reached(room)
+            if process.poll() is not None:
+                output.seek(0)
+                pytest.fail(f"it ended before it could be killed:\n{output.read()[-5000:]}")
+            time.sleep(0.01)
         os.kill(process.pid, signal.SIGSTOP)
         # Each task runs in a session of its own, so the process group would not be enough.
-        victims = [process.pid, *(descendants(process.pid) if whole else [])]
-        for pid in victims:
+        for pid in [process.pid, *(descendants(process.pid) if whole else [])]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -381,9 +391,8 @@ def fresh(classroom: Classroom) -> Iterator[Classroom]:
     """Give a second classroom that has the first one's programs and nothing else."""
     first = free_ports(16)
     ports = dict(zip(classroom.ports, [*first[:4], first[8]], strict=True))
-    room = Classroom(
-        classroom.home.with_name(classroom.home.name + "-killed"), ports, classroom.venv
-    )
+    home = classroom.home.with_name(classroom.home.name + "-killed")
+    room = Classroom(home, ports, classroom.venv)
     room.home.mkdir()
     runtime = next(classroom.home.glob("runtime-*"))
     room.home.joinpath(runtime.name).symlink_to(runtime)
