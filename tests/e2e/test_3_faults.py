@@ -122,7 +122,7 @@ def run_ids(room: Classroom) -> set[str]:
     experiments = call(room, "experiments/search", max_results=100)["experiments"]
     ids = [each["experiment_id"] for each in experiments]
     found = call(room, "runs/search", experiment_ids=ids, max_results=1000)
-    return {run["info"]["run_id"] for run in found["runs"]}
+    return {run["info"]["run_id"] for run in found.get("runs", [])}
 
 
 def open_database(room: Classroom, database: str) -> Connection:
@@ -346,7 +346,8 @@ DATABASES = "select datname from pg_database"
 # processes that the run has started die with it or live on beside the next run.
 MOMENTS: list[tuple[str, Callable[[Classroom], bool], bool]] = [
     ("site.yml", lambda room: any(room.home.glob("postgres/data*/base")), True),
-    ("site.yml", lambda room: len(ask(room, "classroom_template", TABLES)) > 5, False),
+    ("site.yml", lambda room: len(ask(room, "classroom_template", TABLES)) > 5, True),
+    ("site.yml", lambda room: len(ask(room, "classroom_template", TABLES)) > 40, False),
     ("site.yml", lambda room: "mlflow_jdoe" in ask(room, "postgres", DATABASES), True),
     ("playbooks/provision.yml", lambda room: len(keys(room)) > 0, True),
     ("playbooks/provision.yml", lambda room: pids(room, (SERVER,))[SERVER] > 0, True),
