@@ -20,6 +20,7 @@ from pathlib import Path
 
 SUITE = "bookworm"
 PACKAGES = "python3"
+PREFIX = "mlflow-classroom-bare-"
 KEEP_SECONDS = 14 * 24 * 3600
 NEEDED = ("debootstrap", "chroot", "unshare", "nsenter", "setpriv", "mountpoint", "tar", "git")
 # What lets downloads through on this machine, and nothing else of its environment.
@@ -111,7 +112,11 @@ class Tree:
     """A Debian 12 of its own until `close`."""
 
     def __init__(self) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="mlflow-classroom-bare-", dir="/var/tmp"))
+        # A run that was killed could not remove its tree.
+        for stale in Path("/var/tmp").glob(f"{PREFIX}*"):
+            if time.time() - stale.stat().st_mtime > 24 * 3600:
+                remove_directory(stale)
+        self.root = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/var/tmp"))
         self.holder: subprocess.Popen[str] | None = None
         try:
             archive = fresh_archive()
