@@ -12,6 +12,8 @@ SHELL := /bin/sh
 # Passed on to ansible-playbook, for example args='-e mlflow_server_port=5001'
 args ?=
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# A login may bring a language that the machine does not have, and Ansible would stop.
+export LC_ALL := C.UTF-8
 # Values given on make's command line reach the shell through its environment, never as program text.
 play = .venv/bin/ansible-playbook $(if $(inventory),-i "$$inventory")
 who = $(if $(user),-e "user=$$user")
