@@ -148,3 +148,6 @@ class Classroom:
         if self.home.exists():
             self.clear()
             shutil.rmtree(self.home)
+        for port in self.ports:  # SeaweedFS leaves these when it is killed
+            for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                path.unlink()

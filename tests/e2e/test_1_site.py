@@ -60,7 +60,7 @@ def test_environment_file_serves_shell_psql_mlflow_and_aws(classroom: Classroom)
     runtime = next(classroom.home.glob("runtime-*/bin"))
     script = f"""set -eu
         . {env_file}
-        {runtime.parent}/postgresql/bin/psql -Atc "select name from experiments order by 1 desc"
+        {runtime.parent}/postgresql/bin/psql -Atc "select max(name) from experiments"
         {runtime}/python -c 'import boto3; print(boto3.client("s3").list_objects_v2(
             Bucket="mlflow-exp-tracking-jdoe")["KeyCount"] > 0)'
         {runtime}/mlflow runs list --experiment-id 1
