@@ -7,6 +7,7 @@ set -euo pipefail
 set -m # every background job leads a process group, so that it can be ended with its children
 mkdir "$DIRECTORY"
 cd "$DIRECTORY"
+export TMPDIR=$DIRECTORY
 export PATH=$RUNTIME/bin:$RUNTIME/postgresql/bin:$PATH
 export AWS_ACCESS_KEY_ID=classtextkey AWS_SECRET_ACCESS_KEY=classtextsecret AWS_DEFAULT_REGION=us-east-2
 export AWS_ENDPOINT_URL_S3=http://127.0.0.1:$PORT_S3 MLFLOW_S3_ENDPOINT_URL=http://127.0.0.1:$PORT_S3

@@ -133,7 +133,7 @@ STATEMENTS = {
         "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'mlflow_jdoe'",
         None,
     ),
-    "read the verifiers": ("select rolpassword from pg_authid", True),
+    "read the verifiers": ("select rolpassword from pg_authid", False),
     "read a file": ("select pg_read_file('postgresql.auto.conf')", False),
     "import a file": ("select lo_import('/etc/hostname')", False),
     "copy from a file": ("create temp table t (t text); copy t from '/etc/hostname'", False),
