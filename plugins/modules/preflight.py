@@ -57,6 +57,27 @@ options:
         description: What the space is for.
         type: str
         required: true
+  files:
+    description: Places that must be empty or belong to the account that will use them.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: The file.
+        type: path
+        required: true
+      owner:
+        description: The account that will use it; the running account if empty.
+        type: str
+      purpose:
+        description: What the file is for.
+        type: str
+        required: true
+      fix:
+        description: What to do about one that belongs to somebody else.
+        type: str
+        required: true
   executables:
     description: Programs that must be found.
     type: list
@@ -488,6 +509,30 @@ def python_problem(
     )
 
 
+# --- Files at fixed places
+
+
+def files_problems(wanted: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each file that belongs to somebody else.
+
+    Args:
+        wanted: Items with path, owner (None is the running account), purpose and fix.
+    """
+    problems = []
+    for item in wanted:
+        try:
+            uid = os.lstat(item["path"]).st_uid
+        except FileNotFoundError:
+            continue
+        owner = item["owner"] or account_name(os.geteuid())
+        if account_name(uid) != owner:
+            problems.append(
+                f"{item['path']} ({item['purpose']}) belongs to {account_name(uid)}, "
+                f"not to {owner}; {item['fix']}"
+            )
+    return problems
+
+
 # --- The module
 
 
@@ -501,6 +546,7 @@ def find_problems(params: Mapping[str, Any]) -> list[str]:
     """Return every problem of the machine, in the order of the parameters."""
     problems = ports_problems(params["ports"])
     problems += disks_problems(params["disk"])
+    problems += files_problems(params["files"])
     problems += executables_problems(params["executables"])
     python = params["python"]
     if python:
@@ -535,6 +581,17 @@ def main() -> None:
                     "path": {"type": "path", "required": True},
                     "minimum_mb": {"type": "int", "required": True},
                     "purpose": text,
+                },
+            },
+            "files": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "path": {"type": "path", "required": True},
+                    "owner": {"type": "str"},
+                    "purpose": text,
+                    "fix": text,
                 },
             },
             "executables": {

@@ -81,7 +81,7 @@ REFUSED_LATER: dict[str, tuple[list[str], str]] = {
     "privileged port": (
         ["-e", "user=jdoe", "-e", "mlflow_server_port=80"],
         "port 80 (the tracking server of jdoe) is outside 1024-65535; "
-        "choose another port: -e mlflow_server_port=1024",
+        "choose another port: -e mlflow_server_port=",
     ),
     "port in words": (["-e", "user=jdoe", "-e", "mlflow_server_port=abc"], "abc"),
     "table": (

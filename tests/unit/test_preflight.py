@@ -397,3 +397,15 @@ def test_every_problem_is_told_at_once(run_module: ModuleRun) -> None:
 
 def test_nothing_asked_nothing_found(run_module: ModuleRun) -> None:
     assert run_module("preflight", {})["problems"] == []
+
+
+def test_a_file_of_another_account_is_named(run_module: ModuleRun, tmp_path: Path) -> None:
+    path = tmp_path / "server.sock"
+    item = {"path": str(path), "purpose": "a socket", "fix": "remove it", "owner": ""}
+    assert run_module("preflight", {"files": [item]})["problems"] == []
+    path.touch()
+    assert run_module("preflight", {"files": [item]})["problems"] == []
+    result = run_module("preflight", {"files": [{**item, "owner": "daemon"}]})
+    assert result["problems"] == [
+        f"{path} (a socket) belongs to {path.owner()}, not to daemon; remove it"
+    ]
