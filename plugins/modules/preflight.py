@@ -63,9 +63,10 @@ options:
     elements: dict
     default: []
     suboptions:
-      path:
-        description: The file.
-        type: path
+      paths:
+        description: The files.
+        type: list
+        elements: path
         required: true
       owner:
         description: The account that will use it; the running account if empty.
@@ -516,20 +517,20 @@ def files_problems(wanted: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return a sentence for each file that belongs to somebody else.
 
     Args:
-        wanted: Items with path, owner (None is the running account), purpose and fix.
+        wanted: Items with paths, owner (None is the running account), purpose and fix.
     """
     problems = []
     for item in wanted:
-        try:
-            uid = os.lstat(item["path"]).st_uid
-        except FileNotFoundError:
-            continue
         owner = item["owner"] or account_name(os.geteuid())
-        if account_name(uid) != owner:
-            problems.append(
-                f"{item['path']} ({item['purpose']}) belongs to {account_name(uid)}, "
-                f"not to {owner}; {item['fix']}"
-            )
+        for path in item["paths"]:
+            try:
+                holder = account_name(os.lstat(path).st_uid)
+            except FileNotFoundError:
+                continue
+            if holder != owner:
+                problems.append(
+                    f"{path} ({item['purpose']}) belongs to {holder}, not to {owner}; {item['fix']}"
+                )
     return problems
 
 
@@ -588,7 +589,7 @@ def main() -> None:
                 "elements": "dict",
                 "default": [],
                 "options": {
-                    "path": {"type": "path", "required": True},
+                    "paths": {"type": "list", "elements": "path", "required": True},
                     "owner": {"type": "str"},
                     "purpose": text,
                     "fix": text,

@@ -186,6 +186,8 @@ def test_killed_service_comes_back_by_itself(
 ) -> None:
     known = run_ids(classroom)
     killed = pids(classroom, services)
+    # The signal would go to these tests themselves otherwise.
+    assert all(killed.values()), f"down before the test: {killed}"
     # MLflow's child keeps the port and answers until it is ended, too.
     orphans = [child for pid in killed.values() for child in descendants(pid)]
     for pid in killed.values():

@@ -401,7 +401,7 @@ def test_nothing_asked_nothing_found(run_module: ModuleRun) -> None:
 
 def test_a_file_of_another_account_is_named(run_module: ModuleRun, tmp_path: Path) -> None:
     path = tmp_path / "server.sock"
-    item = {"path": str(path), "purpose": "a socket", "fix": "remove it", "owner": ""}
+    item = {"paths": [str(path)], "purpose": "a socket", "fix": "remove it", "owner": ""}
     assert run_module("preflight", {"files": [item]})["problems"] == []
     path.touch()
     assert run_module("preflight", {"files": [item]})["problems"] == []
