@@ -430,7 +430,10 @@ def test_in_a_playbook(tmp_path: Path) -> None:
             *(str(Path(sys.executable).parent / "ansible-playbook"), str(playbook)),
             *("--inventory", "localhost,", "--connection", "local"),
         ],
-        env={**os.environ, "ANSIBLE_FILTER_PLUGINS": str(REPOSITORY / "plugins/filter")},
+        env={
+            **{name: value for name, value in os.environ.items() if name != "ANSIBLE_CONFIG"},
+            "ANSIBLE_FILTER_PLUGINS": str(REPOSITORY / "plugins/filter"),
+        },
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
