@@ -453,7 +453,7 @@ def test_dead_server_is_named_soon_and_without_credentials(made_csv: Path) -> No
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
     assert done.returncode == 3
     assert "the tracking server http://127.0.0.1:9 refused or did not answer" in done.stderr
