@@ -80,8 +80,7 @@ REFUSED_LATER: dict[str, tuple[list[str], str]] = {
     ),
     "privileged port": (
         ["-e", "user=jdoe", "-e", "mlflow_server_port=80"],
-        "port 80 (the tracking server of jdoe) is outside 1024-65535; "
-        "choose another port: -e mlflow_server_port=",
+        'mlflow_server_port "80" must be 1024-65535',
     ),
     "port in words": (["-e", "user=jdoe", "-e", "mlflow_server_port=abc"], "abc"),
     "table": (
