@@ -82,7 +82,10 @@ REFUSED_LATER: dict[str, tuple[list[str], str]] = {
         ["-e", "user=jdoe", "-e", "mlflow_server_port=80"],
         'mlflow_server_port "80" must be 1024-65535',
     ),
-    "port in words": (["-e", "user=jdoe", "-e", "mlflow_server_port=abc"], "abc"),
+    "port in words": (
+        ["-e", "user=jdoe", "-e", "mlflow_server_port=abc"],
+        'mlflow_server_port "abc" must be 1024-65535',
+    ),
     "table": (
         ["-e", "user=jdoe", "-e", "training_csv=/nonexistent/table.csv"],
         'training_csv "/nonexistent/table.csv" is not a file: give the path of a CSV file',
