@@ -105,7 +105,8 @@ class Classroom:
         """Return every generated secret by its file, for searching output and files."""
         found: dict[str, str] = {}
         for path in sorted(self.home.joinpath("secrets").rglob("*")):
-            if path.is_file():
+            # An access key's id is no secret: it is sent with every request.
+            if path.is_file() and path.name != "s3-admin-key":
                 text = path.read_text()
                 match = re.search(r"aws_secret_access_key\s*=\s*(\S+)", text)
                 found[str(path.relative_to(self.home))] = match[1] if match else text.strip()
