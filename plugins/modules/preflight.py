@@ -36,7 +36,12 @@ options:
       cwd:
         description:
           - A listener that works in this directory or below it is this service itself, already
-            running.
+            running. So is one that cannot be looked into, as in a container without
+            C(CAP_SYS_PTRACE), and that runs as the account that owns the directory.
+        type: path
+      socket_unit:
+        description:
+          - A file of a systemd socket. Where it has the port, systemd listens for this service.
         type: path
   disk:
     description: Free space that is needed. Each entry is checked alone.
@@ -53,6 +58,12 @@ options:
         description: How much must be free for an unprivileged account, in MB of 1000000 bytes.
         type: int
         required: true
+      installed:
+        description: A file that exists once the largest part is there.
+        type: path
+      minimum_mb_installed:
+        description: How much must be free where O(disk[].installed) exists.
+        type: int
       purpose:
         description: What the space is for.
         type: str
@@ -274,12 +285,27 @@ def holder_text(listener: Listener, processes: Sequence[Process]) -> str:
     return f'by pid {process.pid} "{process.command}" of {account_name(process.uid)}'
 
 
-def is_own_service(processes: Iterable[Process], cwd: str | None) -> bool:
-    """Tell whether one of the processes works in `cwd` or below it."""
-    if not cwd:
+def is_own_service(
+    listener: Listener, processes: Sequence[Process], entry: Mapping[str, Any]
+) -> bool:
+    """Tell whether the listener is the service that the port is wanted for."""
+    if entry.get("socket_unit") and any(process.pid == 1 for process in processes):
+        return listens_for(Path(entry["socket_unit"]), listener.port)
+    if not entry.get("cwd"):
         return False
-    home = os.path.realpath(cwd)
+    home = os.path.realpath(entry["cwd"])
+    if not any(process.cwd for process in processes):
+        return os.path.isdir(home) and os.stat(home).st_uid == listener.uid
     return any(process.cwd is not None and is_below(process.cwd, home) for process in processes)
+
+
+def listens_for(unit: Path, port: int) -> bool:
+    """Tell whether a systemd socket has the port."""
+    try:
+        lines = unit.read_text().splitlines()
+    except OSError:
+        return False
+    return f"ListenStream=127.0.0.1:{port}" in lines
 
 
 def port_problem(
@@ -291,7 +317,7 @@ def port_problem(
     """Return who is in the way of one wanted port, or None.
 
     Args:
-        entry: The wanted port: port, purpose, variable and cwd.
+        entry: The wanted port: port, purpose, variable, cwd and socket_unit.
         listeners: All listening sockets.
         holders: The visible processes by socket inode.
         taken: Ports that must not be suggested.
@@ -300,7 +326,7 @@ def port_problem(
         if listener.port != entry["port"] or listener.address not in IN_THE_WAY:
             continue
         processes = holders.get(listener.inode, ())
-        if not is_own_service(processes, entry.get("cwd")):
+        if not is_own_service(listener, processes, entry):
             return (
                 f"port {entry['port']} ({entry['purpose']}) is taken "
                 f"{holder_text(listener, processes)}; stop it, or "
@@ -426,7 +452,10 @@ def disks_problems(wanted: Iterable[Mapping[str, Any]]) -> list[str]:
     for entry in wanted:
         status = os.statvfs(nearest_existing(Path(os.path.abspath(entry["path"]))))
         free = status.f_bavail * status.f_frsize
-        problems.append(disk_problem(entry["path"], free, entry["minimum_mb"], entry["purpose"]))
+        minimum = entry["minimum_mb"]
+        if entry.get("installed") and os.path.exists(entry["installed"]):
+            minimum = entry["minimum_mb_installed"]
+        problems.append(disk_problem(entry["path"], free, minimum, entry["purpose"]))
     return [problem for problem in problems if problem]
 
 
@@ -572,6 +601,7 @@ def main() -> None:
                     "purpose": text,
                     "variable": text,
                     "cwd": {"type": "path"},
+                    "socket_unit": {"type": "path"},
                 },
             },
             "disk": {
@@ -581,8 +611,11 @@ def main() -> None:
                 "options": {
                     "path": {"type": "path", "required": True},
                     "minimum_mb": {"type": "int", "required": True},
+                    "installed": {"type": "path"},
+                    "minimum_mb_installed": {"type": "int"},
                     "purpose": text,
                 },
+                "required_together": [("installed", "minimum_mb_installed")],
             },
             "files": {
                 "type": "list",

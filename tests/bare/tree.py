@@ -8,20 +8,19 @@ was started with `sleep infinity`.
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 SUITE = "bookworm"
-PACKAGES = "python3"
 PREFIX = "mlflow-classroom-bare-"
-KEEP_SECONDS = 14 * 24 * 3600
 NEEDED = ("debootstrap", "chroot", "unshare", "nsenter", "setpriv", "mountpoint", "tar", "git")
 # What lets downloads through on this machine, and nothing else of its environment.
 PASSED_ON = re.compile(r"(?i)(https?_proxy|no_proxy|all_proxy)|PIP_INDEX_URL|UV_DEFAULT_INDEX")
@@ -31,32 +30,6 @@ AUTHORITY = "/opt/authority.pem"
 def missing_programs() -> list[str]:
     """Return the programs that making and entering a tree needs and that are not here."""
     return [name for name in NEEDED if shutil.which(name) is None]
-
-
-def cache_directory() -> Path:
-    """Return the directory, outside the checkout, where a fresh tree is kept as an archive."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "mlflow-classroom"
-
-
-def mirror() -> str | None:
-    """Return the address from which this machine gets Debian 12, or None where it does not."""
-    for name in ["/etc/apt/sources.list", *sorted(glob.glob("/etc/apt/sources.list.d/*.list"))]:
-        if os.path.exists(name):
-            for line in Path(name).read_text().splitlines():
-                found = re.match(rf"deb\s+(?:\[[^]]*\]\s+)?(http\S+)\s+{SUITE}\s", line)
-                if found:
-                    return found[1]
-    for name in sorted(glob.glob("/etc/apt/sources.list.d/*.sources")):
-        for stanza in re.split(r"\n\s*\n", Path(name).read_text()):
-            fields: dict[str, str] = dict(
-                re.findall(r"^([A-Za-z-]+):[ \t]*(.*)$", stanza, re.MULTILINE)
-            )
-            if SUITE in fields.get("Suites", "").split() and fields.get("URIs", "").startswith(
-                "http"
-            ):
-                return fields["URIs"].split()[0]
-    return None
 
 
 def remove_directory(path: Path) -> None:
@@ -74,38 +47,16 @@ def isolated(*command: str | Path) -> list[str | Path]:
 
 
 def fresh_archive() -> Path:
-    """Return the archive of an unused tree, made with debootstrap where there is none."""
-    folder = cache_directory()
-    folder.mkdir(parents=True, exist_ok=True)
-    archive = folder / f"debian-{SUITE}-{os.uname().machine}.tar"
-    if archive.exists() and time.time() - archive.stat().st_mtime < KEEP_SECONDS:
-        return archive
-    made = Path(tempfile.mkdtemp(prefix="debootstrap-", dir="/var/tmp"))
-    try:
-        address = mirror()
-        done = subprocess.run(
-            isolated(
-                *["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE],
-                made / "tree",
-                *([address] if address else []),
-            ),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-        assert done.returncode == 0, "debootstrap failed:\n" + done.stdout[-3000:]
-        new = archive.with_suffix(f".{os.getpid()}.new")
-        subprocess.run(
-            ["tar", "--one-file-system", "--numeric-owner", "-C", made / "tree", "-cf", new, "."],
-            check=True,
-        )
-        new.rename(archive)
-    finally:
-        remove_directory(made)
-    return archive
+    """Return the archive of an unused tree."""
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "tools/debian-archive", SUITE],
+        capture_output=True,
+        text=True,
+        timeout=1000,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
 
 
 class Tree:

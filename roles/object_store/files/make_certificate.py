@@ -69,11 +69,8 @@ def make_certificate() -> bytes:
 
 
 def main(path: str) -> None:
-    """Write the certificate to `path` and make the directories beside it."""
+    """Write the certificate to `path`."""
     os.umask(0o077)
-    folder = os.path.dirname(path)
-    for name in ("data", "sockets"):
-        os.makedirs(os.path.join(folder, name), exist_ok=True)
     with open(path + ".new", "wb") as file:
         file.write(make_certificate())
         file.flush()
