@@ -1,4 +1,4 @@
-"""What the scenarios' tests share: the beat, the test classroom on debian12, and marks for the beats."""
+"""What the scenarios' tests share: the beat and the test classroom on debian12."""
 
 from __future__ import annotations
 
@@ -88,8 +88,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out the tests of the other beat."""
-    other = "present" if (CACHE / "absent").exists() else "absent"
-    items[:] = [item for item in items if item.get_closest_marker(other) is None]
+    if any(item.get_closest_marker("present") for item in items):
+        beat = (CACHE / "beat").read_text()
+        items[:] = [item for item in items if item.get_closest_marker(beat)]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the beat, so that the next one cannot be taken for it."""
+    if any(
+        item.get_closest_marker("present") or item.get_closest_marker("absent")
+        for item in session.items
+    ):
+        (CACHE / "beat").unlink(missing_ok=True)
 
 
 def listeners(host: Any, port: int) -> list[str]:

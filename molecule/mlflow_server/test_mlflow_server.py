@@ -11,7 +11,7 @@ from conftest import LOOPBACK, Room, check_gone, check_unit, listeners
 
 UNIT = "mlflow-role"
 FOLDER = "/var/lib/mlflow-role/server"
-PORT = 19153
+PORT = 19163
 OTHER = "setpriv --reuid=65534 --regid=65534 --clear-groups"
 
 
@@ -67,7 +67,9 @@ def test_secrets_are_for_the_server_alone(host: Any, room: Room) -> None:
         assert (file.user, file.mode) == ("mlflow-jdoe-12", 0o600)
         assert host.run(f"{OTHER} cat {FOLDER}/{name}").rc != 0
     log = host.check_output("journalctl --no-pager --quiet")
-    seen = log + host.check_output("ps -eo args") + host.check_output(f"systemctl show {UNIT}")
+    arguments = host.check_output("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+    assert "mlflow server" in arguments
+    seen = log + arguments + host.check_output(f"systemctl show {UNIT}")
     values = list(room.secrets())
     assert len(values) >= 5
     assert [value for value in values if value in seen] == []

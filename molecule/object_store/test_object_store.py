@@ -10,7 +10,7 @@ import pytest
 from conftest import LOOPBACK, Room, check_gone, check_unit, listeners
 
 UNITS = ("mlflow-role-object-store", "mlflow-role-s3")
-PORTS = (19151, 19152, *range(19168, 19176))
+PORTS = (19161, 19162, *range(19170, 19178))
 
 
 @pytest.mark.present

@@ -10,7 +10,7 @@ import pytest
 from conftest import LOOPBACK, Room, check_gone, check_unit, listeners
 
 UNIT = "mlflow-role-postgres"
-PORT = 19150
+PORT = 19160
 
 
 def connect(room: Room, login: str, password: str) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from conftest import check_gone, check_unit
 
 ACCOUNT = "mlflow-role-service"
-PORT = 19154
+PORT = 19164
 
 
 def ask() -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-FOLDER = "/var/lib/mlflow-role/training"
+FOLDER = "/var/lib/mlflow-classroom/servers/jdoe-12/role"
 
 
 @pytest.mark.present
@@ -18,4 +18,6 @@ def test_work_directory_is_the_students(host: Any) -> None:
 
 @pytest.mark.absent
 def test_nothing_is_left(host: Any) -> None:
-    assert host.check_output("ls /var/lib/mlflow-role").split() in ([], ["server"])
+    assert (
+        host.check_output("ls /var/lib/mlflow-classroom/servers/jdoe-12 | grep role || true") == ""
+    )
