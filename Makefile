@@ -2,12 +2,12 @@
 # make verify user=jdoe                  look at it again, from outside
 # make destroy user=jdoe confirm=jdoe    remove everything of jdoe
 # make test                              set up what tests need, then run everything that CI runs
-# make lint | unit | e2e | bare          parts of it
+# make lint | unit | e2e | bare | molecule    parts of it
 # make lock                              renew the lock files from requirements/*.in
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev site verify destroy test lint unit e2e bare lock
+.PHONY: help setup setup-dev site verify destroy test lint unit e2e bare molecule lock
 
 # Passed on to ansible-playbook, for example args='-e mlflow_server_port=5001'
 args ?=
@@ -36,7 +36,7 @@ verify: setup
 destroy: setup
 	@$(play) playbooks/destroy.yml $(who) $(if $(confirm),-e "confirm=$$confirm") $(args)
 
-test: lint unit e2e bare
+test: lint unit e2e bare molecule
 
 lint: setup-dev
 	@tools/lint
@@ -50,6 +50,10 @@ e2e: setup-dev
 # A Debian with nothing installed, entered by chroot: only root can.
 bare: setup-dev
 	@.venv-dev/bin/python -m pytest -q tests/bare
+
+# Hosts in containers where systemd is the first process; scenario=NAME for one of them.
+molecule: setup-dev
+	@tools/molecule $(scenario)
 
 lock: setup
 	@tools/lock
