@@ -36,7 +36,8 @@ verify: setup
 destroy: setup
 	@$(play) playbooks/destroy.yml $(who) $(if $(confirm),-e "confirm=$$confirm") $(args)
 
-test: lint unit e2e bare molecule
+# The longest first, for make --jobs=2.
+test: molecule lint unit e2e bare
 
 lint: setup-dev
 	@tools/lint

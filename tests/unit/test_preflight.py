@@ -409,3 +409,48 @@ def test_a_file_of_another_account_is_named(run_module: ModuleRun, tmp_path: Pat
     assert result["problems"] == [
         f"{path} (a socket) belongs to {path.owner()}, not to daemon; remove it"
     ]
+
+
+# --- What cannot be looked into, and what systemd holds
+
+
+@pytest.mark.parametrize(("uid", "fine"), [(os.geteuid(), True), (os.geteuid() + 1, False)])
+def test_a_hidden_listener_of_the_account_that_owns_the_directory(
+    tmp_path: Path, uid: int, fine: bool
+) -> None:
+    listener = Listener("127.0.0.1", 5000, uid, "77")
+    entry = wanted(5000, tmp_path)
+    for processes in ((), (Process(7, uid, "mlflow server", None),)):
+        problem = preflight.port_problem(entry, [listener], {"77": processes}, {5000})
+        assert (problem is None) == fine
+    # One that can be looked into, and works elsewhere, is not taken for the service.
+    elsewhere = [Process(7, uid, "python3 -m http.server", "/")]
+    assert preflight.port_problem(entry, [listener], {"77": elsewhere}, {5000})
+
+
+@pytest.mark.parametrize(
+    ("text", "fine"),
+    [
+        ("[Socket]\nListenStream=127.0.0.1:5000\n", True),
+        ("[Socket]\nListenStream=127.0.0.1:50001\n", False),
+        (None, False),
+    ],
+)
+def test_a_socket_of_systemd(tmp_path: Path, text: str | None, fine: bool) -> None:
+    unit = tmp_path / "mlflow-jdoe.socket"
+    if text is not None:
+        unit.write_text(text)
+    entry = {**wanted(5000, tmp_path), "socket_unit": str(unit)}
+    listener = Listener("127.0.0.1", 5000, 0, "77")
+    systemd = [Process(1, 0, "/sbin/init", "/")]
+    problem = preflight.port_problem(entry, [listener], {"77": systemd}, {5000})
+    assert (problem is None) == fine
+
+
+def test_less_space_is_needed_once_it_is_installed(run_module: ModuleRun, tmp_path: Path) -> None:
+    marker = tmp_path / ".complete"
+    disk = {"path": str(tmp_path), "minimum_mb": 10**9, "purpose": "programs"}
+    disk |= {"installed": str(marker), "minimum_mb_installed": 1}
+    assert "needs 1000000000 MB" in run_module("preflight", {"disk": [disk]})["msg"]
+    marker.touch()
+    assert run_module("preflight", {"disk": [disk]})["problems"] == []
