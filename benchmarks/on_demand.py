@@ -1,6 +1,7 @@
 """Measures a tracking server that sleeps against one that always runs, on one host with systemd.
 
-    molecule create -s on_demand && molecule side_effect -s on_demand && molecule converge -s on_demand
+    molecule create -s on_demand && molecule side_effect -s on_demand
+    molecule converge -s on_demand
     .venv-dev/bin/python benchmarks/on_demand.py -n 5
 
 Both servers are on the test host debian12, over the same database and bucket. Root on the container
