@@ -289,8 +289,10 @@ def is_own_service(
     listener: Listener, processes: Sequence[Process], entry: Mapping[str, Any]
 ) -> bool:
     """Tell whether the listener is the service that the port is wanted for."""
-    if entry.get("socket_unit") and any(process.pid == 1 for process in processes):
-        return listens_for(Path(entry["socket_unit"]), listener.port)
+    unit = entry.get("socket_unit")
+    by_systemd = any(process.pid == 1 for process in processes) or not (processes or listener.uid)
+    if unit and by_systemd and listens_for(Path(unit), listener.port):
+        return True
     if not entry.get("cwd"):
         return False
     home = os.path.realpath(entry["cwd"])

@@ -440,11 +440,13 @@ def test_a_socket_of_systemd(tmp_path: Path, text: str | None, fine: bool) -> No
     unit = tmp_path / "mlflow-jdoe.socket"
     if text is not None:
         unit.write_text(text)
-    entry = {**wanted(5000, tmp_path), "socket_unit": str(unit)}
+    entry = {**wanted(5000), "socket_unit": str(unit)}
     listener = Listener("127.0.0.1", 5000, 0, "77")
-    systemd = [Process(1, 0, "/sbin/init", "/")]
-    problem = preflight.port_problem(entry, [listener], {"77": systemd}, {5000})
-    assert (problem is None) == fine
+    for systemd in ([Process(1, 0, "/sbin/init", "/")], []):
+        problem = preflight.port_problem(entry, [listener], {"77": systemd}, {5000})
+        assert (problem is None) == fine
+    another = [Process(7, 0, "python3 -m http.server", "/")]
+    assert preflight.port_problem(entry, [listener], {"77": another}, {5000})
 
 
 def test_less_space_is_needed_once_it_is_installed(run_module: ModuleRun, tmp_path: Path) -> None:
