@@ -227,7 +227,11 @@ def make_private(path: Path, mode: int) -> None:
 
 def make_directory(directory: Path) -> None:
     """Make the directory, readable for nobody else, and bring it to the disk."""
-    directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    # Services of other accounts live beside the secrets and have to get there, whatever the umask.
+    for parent in [each for each in reversed(directory.parents) if not each.exists()]:
+        parent.mkdir()
+        parent.chmod(0o755)
+    directory.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
     sync_directory(directory.parent)
 
 

@@ -304,3 +304,16 @@ def test_two_runs_at_once_agree_on_one_value(directory: Path) -> None:
     printed = {run.communicate()[0] for run in runs}
     assert len(printed) == 1
     assert len(printed.pop().split()) == 20
+
+
+def test_others_get_past_the_secrets_whatever_the_umask(
+    tmp_path: Path, run_module: ModuleRun
+) -> None:
+    before = os.umask(0o077)
+    try:
+        directory = tmp_path / "home" / "secrets"
+        run_module("generated_secrets", {"directory": str(directory), "names": ["one"]})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(directory.parent.stat().st_mode) == 0o755
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
