@@ -54,12 +54,12 @@ class Room:
             cursor.execute(query, values)
             return cursor.fetchall()
 
-    def aws(self, service: str, port: str = "classroom_s3_admin_port") -> Any:
+    def aws(self, service: str) -> Any:
         """Return a client of the store's administrator."""
         certificate = str(self.home / "secrets/object-store.pem")
         return boto3.client(
             service,
-            endpoint_url=f"https://127.0.0.1:{self.settings[port]}",
+            endpoint_url=f"https://127.0.0.1:{self.settings['classroom_s3_admin_port']}",
             region_name="us-east-2",
             aws_access_key_id=self.secret("s3-admin-key"),
             aws_secret_access_key=self.secret("s3-admin-secret"),
@@ -138,6 +138,7 @@ def check_unit(host: Any, unit: str, account: str) -> None:
 
 def check_gone(host: Any, unit: str) -> None:
     """Check that systemd has never heard of a unit."""
+    # It fails when it has nothing to list, which is what is wanted here.
     assert host.check_output(f"systemctl list-unit-files --no-legend '{unit}*' || true") == ""
     assert host.check_output(f"find /etc/systemd /run/systemd -name '*{unit}*'") == ""
     assert not host.service(unit).is_running

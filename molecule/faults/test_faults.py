@@ -178,6 +178,7 @@ def test_disk_of_the_store_is_full(host: Any, student: Student) -> None:
     try:
         host.check_output(f"systemctl start {' '.join(STORE)}")
         student.logs_again()
+        # It fails as soon as the disk is full: that is its purpose.
         host.check_output("dd if=/dev/zero of=/mnt/small/filler bs=1M 2>/dev/null || true")
         done = student.tries(SCRIPT, "30000000")
         assert done.returncode != 0

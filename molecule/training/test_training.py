@@ -18,6 +18,6 @@ def test_work_directory_is_the_students(host: Any) -> None:
 
 @pytest.mark.absent
 def test_nothing_is_left(host: Any) -> None:
-    assert (
-        host.check_output("ls /var/lib/mlflow-classroom/servers/jdoe-12 | grep role || true") == ""
-    )
+    # The work directory, and beside it what was sent from the controller.
+    assert not host.file(FOLDER).exists
+    assert not host.file(f"{FOLDER}.sent").exists
