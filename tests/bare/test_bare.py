@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from tree import Tree, missing_programs
+from waiting import hold_ports
 
 REPOSITORY = Path(__file__).parents[2]
 NAME = "mlflow-classroom"
@@ -39,19 +39,6 @@ def home(account: str) -> str:
 def checkout(account: str) -> str:
     """Return where the account cloned the project to."""
     return f"{home(account)}/{NAME}"
-
-
-def free_ports(count: int) -> list[int]:
-    """Return free consecutive ports on loopback, outside the range that clients get."""
-    for first in range(16000 + secrets.randbelow(3000), 32000 - count):
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return list(range(first, first + count))
-    raise RuntimeError("no free ports")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +67,7 @@ def tree() -> Iterator[Tree]:
 @pytest.fixture(scope="module")
 def ports() -> dict[str, int]:
     """Return free ports by the variable that sets them."""
-    free = free_ports(16)
+    free = hold_ports()
     return {
         "classroom_postgres_port": free[0],
         "classroom_s3_port": free[1],
@@ -157,7 +144,11 @@ def before(tree: Tree, account: str) -> set[str]:
     return set(tree.paths())
 
 
-@pytest.mark.parametrize("account", ACCOUNTS, scope="class")
+# Set-up and a refusal are in the gate, for one account; the rest of a life there takes minutes.
+LIVES = (pytest.param("root", marks=pytest.mark.long), "student")
+
+
+@pytest.mark.parametrize("account", LIVES, scope="class")
 class TestLife:
     """From nothing to a verified run and back to nothing."""
 
@@ -177,6 +168,7 @@ class TestLife:
         assert {path for path in set(tree.paths()) - before if not STAYS.fullmatch(path)} == set()
         assert not Path(f"{tree.root}{DATA[account]}").exists()
 
+    @pytest.mark.long
     def test_one_command_from_nothing(
         self, tree: Tree, ports: dict[str, int], account: str, before: set[str]
     ) -> None:
@@ -192,6 +184,7 @@ class TestLife:
         assert "verdict pass" in flat(said)
         assert f"{DATA[account]}/handouts/jdoe/README.md" in flat(said)
 
+    @pytest.mark.long
     def test_second_run_only_trains(self, tree: Tree, ports: dict[str, int], account: str) -> None:
         """The second run adds a training run and changes nothing else."""
         said = tree.must(
@@ -199,6 +192,7 @@ class TestLife:
         )
         assert changed(said) == {"jdoe": 1, "localhost": 0}
 
+    @pytest.mark.long
     def test_verify(self, tree: Tree, ports: dict[str, int], account: str) -> None:
         """A look from outside changes nothing."""
         said = tree.must(
@@ -207,6 +201,7 @@ class TestLife:
         assert "verdict pass" in flat(said)
         assert set(changed(said).values()) == {0}
 
+    @pytest.mark.long
     def test_destroy_leaves_nothing(
         self, tree: Tree, ports: dict[str, int], account: str, before: set[str]
     ) -> None:

@@ -7,10 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import bound, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 TOOLS = (
@@ -75,7 +75,8 @@ class Machine:
                     # As the real one does: a folder with an interpreter, whose pip brings uv.
                     mkdir -p "$3/bin"
                     cp "$0" "$3/bin/python"
-                    echo '[ ! -e "{self.checkout}/hold" ] || sleep 60' > "$3/bin/uv"
+                    echo 'cd "{self.checkout}"; [ ! -e hold ] || {{ : > held; sleep 600; }}' \\
+                        > "$3/bin/uv"
                     chmod 755 "$3/bin/uv" ;;
                 '-m pip '*) echo "$PIP_CERT" > "{self.checkout}/pip-cert" ;;
             esac""",
@@ -92,7 +93,7 @@ class Machine:
             env=self.environment(**variables),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=bound(6),
             check=False,
         )
 
@@ -253,10 +254,7 @@ def test_an_interrupted_setup_is_done_again(machine: Machine) -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 20
-    while not machine.checkout.joinpath(".venv/bin/uv").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.3)
+    wait_until(machine.checkout.joinpath("held").exists, "the set-up to reach uv", 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert machine.checkout.joinpath(".venv/bin/python").exists()
@@ -278,7 +276,7 @@ def test_two_at_once_make_it_once(machine: Machine) -> None:
         )
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=60)[1] for process in both]
+    said = [process.communicate(timeout=bound(6))[1] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sum("Setting up" in text for text in said) == 1
 

@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from waiting import bound
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SUITE = "bookworm"
 PREFIX = "mlflow-classroom-bare-"
@@ -52,7 +54,7 @@ def fresh_archive() -> Path:
         [sys.executable, REPOSITORY / "tools/debian-archive", SUITE],
         capture_output=True,
         text=True,
-        timeout=1000,
+        timeout=bound(120),
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -96,10 +98,10 @@ class Tree:
             assert self.holder.stdin
             self.holder.stdin.close()
             try:
-                self.holder.wait(timeout=30)
+                self.holder.wait(timeout=bound(3))
             except subprocess.TimeoutExpired:
                 self.holder.kill()
-                self.holder.wait(timeout=30)
+                self.holder.wait(timeout=bound(3))
         remove_directory(self.root)
 
     def run(
@@ -107,7 +109,7 @@ class Tree:
         command: str,
         account: str = "root",
         cwd: str = "/",
-        timeout: int = 900,
+        quiet_seconds: float = 150,
         variables: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a shell command in the tree as an account, in an almost empty environment."""
@@ -129,7 +131,7 @@ class Tree:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=bound(quiet_seconds),
             check=False,
         )
 

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pwd
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from waiting import bound, hold_ports, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 # The class's real table, where it lies beside the project.
 REAL_TABLE = REPOSITORY.parent / "shared/data/Churn_Modelling.csv"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-PORTS = ("classroom_postgres_port", "classroom_s3_port", "classroom_s3_admin_port")
+HOMES = "classroom-test-"
+# The longest play on a quiet machine: the first one, which installs everything.
+PLAY_SECONDS = 150
 
 
 @dataclass
@@ -79,7 +83,7 @@ class Classroom:
             "COLUMNS": "10000",
         }
 
-    def play(self, playbook: str, *arguments: str, fails: bool = False, timeout: int = 900) -> Run:
+    def play(self, playbook: str, *arguments: str, fails: bool = False) -> Run:
         """Run a playbook and check that it succeeds, or with `fails` that it does not."""
         done = subprocess.run(
             self.command(playbook, *arguments),
@@ -89,7 +93,7 @@ class Classroom:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=timeout,
+            timeout=bound(PLAY_SECONDS),
             check=False,
         )
         run = Run(done.returncode, ANSI.sub("", done.stdout))
@@ -144,18 +148,39 @@ class ArgumentSampler(threading.Thread):
                     self.seen.add(line.replace(b"\0", b" ").decode(errors="replace"))
 
 
-def free_ports(count: int) -> list[int]:
-    """Return free consecutive ports on loopback, outside the range that clients get."""
-    start = 20000 + secrets.randbelow(8000)
-    for first in range(start, 32000):
+def port_settings() -> dict[str, int]:
+    """Return free ports by the setting that takes them."""
+    block = hold_ports()
+    return {
+        "classroom_postgres_port": block[0],
+        "classroom_s3_port": block[1],
+        "classroom_s3_admin_port": block[2],
+        "classroom_server_port": block[3],
+        "classroom_s3_inner_port": block[8],
+    }
+
+
+@pytest.fixture(scope="session")
+def alone() -> Iterator[None]:
+    """Wait until no other run of ours has the accounts, and tidy up what a killed one has left."""
+    with open(f"/tmp/mlflow-classroom-tests-{os.getuid()}.lock", "w") as lock:
         try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return list(range(first, first + count))
-    raise RuntimeError("no free ports")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another run of these tests to end", file=sys.__stderr__, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for home in Path("/tmp").glob(f"{HOMES}*"):
+            if home.stat().st_uid == os.getuid():
+                remove_home(home)
+        known = accounts()
+        yield
+        for account in accounts() - known:
+            subprocess.run(["userdel", "--force", account], check=False)
+
+
+def accounts() -> set[str]:
+    """Return the names of the accounts of services on this machine."""
+    return {entry.pw_name for entry in pwd.getpwall() if entry.pw_name.startswith("mlflow-")}
 
 
 @pytest.fixture(scope="session")
@@ -168,22 +193,15 @@ def sampler() -> Iterator[ArgumentSampler]:
 
 
 @pytest.fixture(scope="session")
-def classroom(sampler: ArgumentSampler) -> Iterator[Classroom]:
+def classroom(sampler: ArgumentSampler, alone: None) -> Iterator[Classroom]:
     """Give a classroom that is nothing but a name and ports; the first test fills it."""
     # Short, as supervisord's socket has to fit into 107 bytes; and services have to enter it.
-    home = Path(f"/tmp/classroom-{secrets.token_hex(3)}")
-    ports = free_ports(16)
+    home = Path(f"/tmp/{HOMES}{secrets.token_hex(3)}")
     venv = Path(os.environ.get("CLASSROOM_VENV", REPOSITORY / ".venv"))
     assert (venv / "bin/ansible-playbook").is_file(), f"{venv} is missing: run make setup"
     room = Classroom(
         home,
-        {
-            "classroom_postgres_port": ports[0],
-            "classroom_s3_port": ports[1],
-            "classroom_s3_admin_port": ports[2],
-            "classroom_server_port": ports[3],
-            "classroom_s3_inner_port": ports[8],
-        },
+        port_settings(),
         venv,
         # The services' Python, where it is not to be the default one.
         {"classroom_python": python} if (python := os.environ.get("CLASSROOM_PYTHON")) else {},
@@ -194,14 +212,23 @@ def classroom(sampler: ArgumentSampler) -> Iterator[Classroom]:
 
 def remove(room: Classroom) -> None:
     """End what the classroom runs and remove its directory, whatever state a test left it in."""
-    control = room.home / "supervisor/supervisord.conf"
-    supervisorctl = next(room.home.glob("runtime-*/bin/supervisorctl"), None)
+    remove_home(room.home)
+
+
+def remove_home(home: Path) -> None:
+    """End what runs in a classroom's directory, and remove it."""
+    control = home / "supervisor/supervisord.conf"
+    supervisorctl = next(home.glob("runtime-*/bin/supervisorctl"), None)
     if control.is_file() and supervisorctl:
         subprocess.run([str(supervisorctl), "-c", str(control), "shutdown"], check=False)
-        deadline = time.monotonic() + 60
-        while (room.home / "supervisor/supervisord.pid").exists() and time.monotonic() < deadline:
-            time.sleep(0.2)
-    shutil.rmtree(room.home, ignore_errors=True)
+        pid_file = home / "supervisor/supervisord.pid"
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not pid_file.exists(), "supervisord to end", 10)
+    for unit in Path("/etc/systemd/system").glob("mlflow-*.service"):
+        if f"{home}/" in unit.read_text():
+            subprocess.run(["systemctl", "disable", "--now", unit.name], check=False)
+            unit.unlink()
+    shutil.rmtree(home, ignore_errors=True)
 
 
 def pytest_report_header() -> str:

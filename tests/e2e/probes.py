@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-SECONDS = 5
+# For an answer, which comes at once on a quiet machine; and for a program, which may wait in vain.
+ANSWER_SECONDS = 60
+PROGRAM_SECONDS = 5
 # An HTTP/2 client's opening: preface and empty SETTINGS. A gRPC server answers with its SETTINGS.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 SETTINGS = 4
@@ -48,9 +50,11 @@ def request(method: str, url: str, body: str = "", certificate: str = "") -> str
     connection: http.client.HTTPConnection
     if where.scheme == "https":
         context = tls(certificate)
-        connection = http.client.HTTPSConnection(host, port, timeout=SECONDS, context=context)
+        connection = http.client.HTTPSConnection(
+            host, port, timeout=ANSWER_SECONDS, context=context
+        )
     else:
-        connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
+        connection = http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
     try:
         connection.request(method, url.split(where.netloc, 1)[1], body or None)
         answer = connection.getresponse()
@@ -63,10 +67,10 @@ def request(method: str, url: str, body: str = "", certificate: str = "") -> str
 def grpc(target: int | str, encrypted: bool = False, certificate: str = "") -> str:
     """Say whether a gRPC server on this port or socket file would serve us."""
     if isinstance(target, int):
-        plain = socket.create_connection(("127.0.0.1", target), SECONDS)
+        plain = socket.create_connection(("127.0.0.1", target), ANSWER_SECONDS)
     else:
         plain = socket.socket(socket.AF_UNIX)
-        plain.settimeout(SECONDS)
+        plain.settimeout(ANSWER_SECONDS)
         plain.connect(target)
     with plain:
         connection = plain
@@ -82,7 +86,7 @@ def grpc(target: int | str, encrypted: bool = False, certificate: str = "") -> s
 def connect(path: str) -> str:
     """Connect to a socket file."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(SECONDS)
+        connection.settimeout(ANSWER_SECONDS)
         connection.connect(path)
     return SERVED
 
@@ -94,7 +98,7 @@ def read(path: str) -> str:
     return f"{SERVED}: " + Path(path).read_bytes().decode(errors="replace")
 
 
-def run(argv: list[str], stdin: str = "", seconds: int = SECONDS) -> str:
+def run(argv: list[str], stdin: str = "", seconds: float = PROGRAM_SECONDS) -> str:
     """Return what a program prints within some seconds."""
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -137,7 +141,7 @@ def attempt_as(uid: int | None, gid: int | None, attempts: list[tuple[str, Attem
         env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     if done.returncode != 0:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY, Classroom, Run, remove
+from conftest import HOMES, REPOSITORY, Classroom, Run, remove
 
 REQUIRED = "user is required: run with -e user=<id>, for example -e user=jdoe"
-MARK = Path(f"/tmp/classroom-carried-out-{secrets.token_hex(4)}")
+MARK = Path(f"/tmp/{HOMES}carried-out-{secrets.token_hex(4)}")
 PIPE = "{{ lookup('pipe', 'touch " + str(MARK) + "') }}"
 
 
@@ -29,70 +29,33 @@ def not_text(kind: str, given: str) -> str:
     return f'user must be text, got {kind} ({given}): put it in quotes, user: "007"'
 
 
-def reserved(given: str) -> str:
-    return f'user "{given}" is reserved; choose another id'
-
-
 def extra(**values: Any) -> list[str]:
     """Return -e options that pass values with their types, as a file of variables would."""
     return ["-e", json.dumps(values)]
 
 
-# What is given on the command line, and the whole message.
+# What is given on the command line, and the whole message; tests/unit/test_names.py has every other
+# kind of id. The space never reaches the filter, and no program may be carried out on the way.
 REFUSED: dict[str, tuple[list[str], str]] = {
     "missing": ([], REQUIRED),
-    "empty": (["-e", "user="], REQUIRED),
     "null": (extra(user=None), REQUIRED),
-    "007": (["-e", "user=007"], rule("007")),
-    "no": (["-e", "user=no"], reserved("no")),
-    "1e3": (["-e", "user=1e3"], rule("1e3")),
     "number": (extra(user=7), not_text("int", "7")),
-    "bool": (extra(user=False), not_text("bool", "False")),
-    "list": (extra(user=["jdoe"]), not_text("list", "['jdoe']")),
-    "one character": (["-e", "user=a"], rule("a")),
-    "25 characters": (["-e", f"user={'a' * 25}"], rule("a" * 25)),
-    "64 characters": (["-e", f"user={'a' * 64}"], rule("a" * 64)),
-    "upper case": (["-e", "user=JDoe"], rule("JDoe", "jdoe")),
-    "accent": (["-e", "user=zoë"], rule("zoë", "zoe")),
-    "underscore": (["-e", "user=j_doe"], rule("j_doe", "j-doe")),
-    "path": (["-e", "user=../etc"], rule("../etc", "etc")),
-    "dots": (["-e", "user=.."], rule("..")),
-    "reserved": (["-e", "user=postgres"], reserved("postgres")),
-    "blank": (
+    "space": (
         ["-e", "user=jane doe"],
         '"doe" stands alone among the -e values: an id has no blanks. For example -e user=jdoe',
     ),
-    "newline": (extra(user="jdoe\n"), rule("jdoe\\n", "jdoe")),
-    "nul": (extra(user="j\0doe"), rule("j\\x00doe", "j-doe")),
-    "sql": (extra(user="x'); drop role y;--"), rule("x'); drop role y;--", "x-drop-role-y")),
     "shell": (extra(user=f"$(touch {MARK})"), rule(f"$(touch {MARK})")),
     "template": (extra(user=PIPE), rule(PIPE)),
     "team's template": (extra(user="jdoe", team=PIPE), rule(PIPE, name="team")),
-    "team": (["-e", "user=jdoe", "-e", "team=RED"], rule("RED", "red", name="team")),
 }
 
-# What is found out about good names, after they were accepted. Parts of the message.
+# What is found out about good names, after they were accepted. Parts of the message. The scenario
+# `guards` has the refusals of roles.
 REFUSED_LATER: dict[str, tuple[list[str], str]] = {
     "bucket": (
         ["-e", "user=jdoe", "-e", "classroom_bucket_prefix=ML-"],
         'bucket "ML-jdoe" is not usable: S3 wants a-z, 0-9 and hyphens, with a letter or digit at '
         "both ends",
-    ),
-    "privileged port": (
-        ["-e", "user=jdoe", "-e", "mlflow_server_port=80"],
-        'mlflow_server_port "80" must be 1024-65535',
-    ),
-    "port in words": (
-        ["-e", "user=jdoe", "-e", "mlflow_server_port=abc"],
-        'mlflow_server_port "abc" must be 1024-65535',
-    ),
-    "table": (
-        ["-e", "user=jdoe", "-e", "training_csv=/nonexistent/table.csv"],
-        'training_csv "/nonexistent/table.csv" is not a file: give the path of a CSV file',
-    ),
-    "project": (
-        ["-e", "user=jdoe", "-e", "training_project=/nonexistent"],
-        'training_project "/nonexistent" has no src/train.py: name a folder that has one',
     ),
     "long home": (
         ["-e", "user=jdoe", "-e", f"classroom_home=/tmp/{'long' * 24}"],
@@ -117,7 +80,7 @@ def inventory(folder: Path, students: str) -> list[str]:
 
 def somewhere(room: Classroom) -> Classroom:
     """Return a classroom that must not come into being."""
-    home = Path(f"/tmp/classroom-none-{secrets.token_hex(3)}")
+    home = Path(f"/tmp/{HOMES}none-{secrets.token_hex(3)}")
     return dataclasses.replace(room, home=home, runs=[])
 
 
@@ -165,6 +128,7 @@ def test_value_is_refused_before_anything_is_made(
     assert run.changed == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("user", ["jd", "yes-man", "a" * 24])
 def test_odd_but_legal_id_is_taken_as_it_is(nowhere: Classroom, user: str) -> None:
     run = nowhere.play("site.yml", "-e", f"user={user}", "--check")

@@ -30,6 +30,7 @@ def test_second_run_changes_nothing_but_adds_a_training_run(classroom: Classroom
     assert run.recap("jdoe")["changed"] == 1
 
 
+@pytest.mark.long
 def test_provisioning_again_changes_nothing(classroom: Classroom) -> None:
     run = classroom.play("site.yml", "-e", "user=jdoe", "--tags", "backend,provision")
     assert run.changed == 0
@@ -83,6 +84,7 @@ def test_environment_file_serves_shell_psql_mlflow_and_aws(classroom: Classroom)
     assert "churn-exp" in dotenv.stdout, dotenv.stderr
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not REAL_TABLE.is_file(), reason="the real table does not lie beside the project"
 )

@@ -13,7 +13,6 @@ import pwd
 import re
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ import requests
 from botocore import UNSIGNED
 from botocore.config import Config
 from conftest import REPOSITORY, Classroom
+from waiting import bound, wait_until
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812
@@ -70,7 +70,7 @@ def connect(room: Classroom, login: str, database: str, password: str | None = N
         dbname=database,
         user=login if login in ("classroom", "postgres") else f"mlflow_{login}",
         password=password,
-        connect_timeout=10,
+        connect_timeout=round(bound(5)),
     )
     opened.autocommit = True
     return opened
@@ -207,15 +207,12 @@ def test_running_statement_is_hidden(classroom: Classroom) -> None:
 
         def work() -> None:
             with suppress(psycopg2.errors.QueryCanceled):
-                ask(busy, f"select pg_sleep(30) /* {marker} */")
+                ask(busy, f"select pg_sleep(3600) /* {marker} */")
 
         thread = threading.Thread(target=work)
         thread.start()
         try:
-            deadline = time.monotonic() + 10
-            while marker not in ask(own, look, pid)[0][0] and time.monotonic() < deadline:
-                time.sleep(0.05)
-            assert marker in ask(own, look, pid)[0][0]
+            wait_until(lambda: marker in ask(own, look, pid)[0][0], "the statement to run", 1)
             assert ask(other, look, pid) == [("<insufficient privilege>",)]
             sql = "select count(*) from pg_stat_activity where query like %s and pid <> %s"
             assert ask(other, sql, f"%{marker}%", other.info.backend_pid) == [(0,)]
@@ -280,7 +277,7 @@ def keys(room: Classroom, who: str) -> dict[str, Any]:
 
 def s3_client(room: Classroom, who: str) -> S3Client:
     """Return a client of the students' port, for `nobody` one that signs nothing."""
-    settings: dict[str, Any] = {"retries": {"max_attempts": 1}, "read_timeout": 30}
+    settings: dict[str, Any] = {"retries": {"max_attempts": 1}, "read_timeout": bound(5)}
     settings["signature_version"] = UNSIGNED if who == "nobody" else "s3v4"
     client: S3Client = boto3.client(
         "s3",
@@ -360,7 +357,7 @@ class Raid:
         """Whether a URL that they signed for it works."""
         url = self.s3.generate_presigned_url(operation, Params={**self.it, **more}, ExpiresIn=60)
         method = "PUT" if operation == "put_object" else "GET"
-        return requests.request(method, url, timeout=10).ok
+        return requests.request(method, url, timeout=bound(5)).ok
 
     def batch_delete(self, **version: Any) -> bool:
         """Whether a batch deletes it; such a request is answered with 200 in any case."""
@@ -853,7 +850,9 @@ def store(classroom: Classroom, loot: Loot, tmp_path_factory: pytest.TempPathFac
         classroom.credentials("jdoe")[1],
     )
     path = f"/buckets/{BUCKET}jdoe/{KEY}.versions/v_{loot.version}"
-    answer = probes.run(**found.shell(f"fs.meta.cat {path}", settings=str(settings)), seconds=20)
+    answer = probes.run(
+        **found.shell(f"fs.meta.cat {path}", settings=str(settings)), seconds=bound(3)
+    )
     file_id = re.search(r'"fileId":\s*"(\d+,[0-9a-f]+)"', answer)
     assert file_id, answer
     found.file_id = file_id[1]
@@ -997,7 +996,7 @@ def test_store_takes_no_commands_from_another_account(store: Store) -> None:
         assert not store.leaked(answer), attempt
         assert bucket not in answer.replace(IDENTITY, ""), attempt
     settings = str(store.room.home / "object-store")
-    control = probes.run(**store.shell(*look, settings=settings), seconds=20)
+    control = probes.run(**store.shell(*look, settings=settings), seconds=bound(3))
     assert store.secret in control
     assert bucket in control
 
@@ -1070,10 +1069,12 @@ def test_server_refuses_names_of_others(classroom: Classroom, name: str) -> None
     url = f"{server(classroom)}/api/2.0/mlflow/experiments/search"
     port = classroom.ports["classroom_server_port"]
     for host in (name, f"{name}:{port}"):
-        answer = requests.post(url, json={"max_results": 1}, headers={"Host": host}, timeout=20)
+        answer = requests.post(
+            url, json={"max_results": 1}, headers={"Host": host}, timeout=bound(5)
+        )
         assert answer.status_code == 403, host
     host = f"localhost:{port}"
-    answer = requests.post(url, json={"max_results": 1}, headers={"Host": host}, timeout=20)
+    answer = requests.post(url, json={"max_results": 1}, headers={"Host": host}, timeout=bound(5))
     assert answer.status_code == 200, "control"
 
 
@@ -1091,7 +1092,7 @@ def test_server_passes_on_no_uploads(classroom: Classroom, loot: Loot) -> None:
     name = "isolation-upload"
     for method in ("PUT", "GET", "DELETE"):
         url = f"{server(classroom)}/api/2.0/mlflow-artifacts/artifacts/{name}"
-        assert requests.request(method, url, data=b"x", timeout=20).status_code == 503, method
+        assert requests.request(method, url, data=b"x", timeout=60).status_code == 503, method
     assert_intact(classroom, loot)
     folders = ("servers", "supervisor", "evidence")
     assert [p for f in folders for p in classroom.home.joinpath(f).rglob(f"*{name}*")] == []
@@ -1106,7 +1107,7 @@ def call(path, body=None):
     data = json.dumps(body).encode() if body else None
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(server + path, data, headers)
-    return urllib.request.urlopen(request, timeout=20).read().decode()
+    return urllib.request.urlopen(request, timeout=60).read().decode()
 
 with tempfile.TemporaryDirectory() as folder:
     os.chmod(folder, 0o755)
@@ -1131,7 +1132,7 @@ with tempfile.TemporaryDirectory() as folder:
 def test_server_reads_no_files_for_another_account(classroom: Classroom, name: str) -> None:
     wanted = classroom.home / "servers/jdoe" / name
     argv = ["/usr/bin/python3", "-I", "-", server(classroom), str(wanted)]
-    answer = as_nobody([("run", {"argv": argv, "stdin": PILFER, "seconds": 30})])[0]
+    answer = as_nobody([("run", {"argv": argv, "stdin": PILFER, "seconds": bound(3)})])[0]
     # Not the texts themselves: what fails here would otherwise print them.
     leaked = wanted.read_text().splitlines()[-1] in answer
     assert not leaked

@@ -23,7 +23,8 @@ import pytest
 import requests
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from conftest import REPOSITORY, Classroom, Run, free_ports, remove
+from conftest import REPOSITORY, Classroom, Run, port_settings, remove
+from waiting import bound, wait_until
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812
@@ -35,6 +36,7 @@ SERVER = "mlflow-jdoe"
 BUCKET = "mlflow-exp-tracking-jdoe"
 WHO = ("-e", "user=jdoe")
 CONVERGE = ("site.yml", *WHO, "--tags", "backend,provision")
+pytestmark = pytest.mark.long
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 
 
@@ -56,7 +58,7 @@ def control(room: Classroom, *words: str) -> str:
         ],
         stdout=subprocess.PIPE,
         text=True,
-        timeout=120,
+        timeout=bound(12),
         check=False,
     )
     return done.stdout.strip()
@@ -90,18 +92,10 @@ def exists(pid: int) -> bool:
     return state not in "ZX"
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: int = 60) -> None:
-    """Wait for something that has to come about by itself."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} seconds: {what}"
-        time.sleep(0.3)
-
-
 def call(room: Classroom, route: str, **body: Any) -> dict[str, Any]:
     """Return the tracking server's answer."""
     address = room.handout("jdoe")["MLFLOW_TRACKING_URI"]
-    answer = requests.post(f"{address}/api/2.0/mlflow/{route}", json=body, timeout=20)
+    answer = requests.post(f"{address}/api/2.0/mlflow/{route}", json=body, timeout=bound(5))
     answer.raise_for_status()
     document: dict[str, Any] = answer.json()
     return document
@@ -112,7 +106,7 @@ def serves(room: Classroom) -> bool:
     try:
         call(room, "experiments/search", max_results=1)
         address = f"http://127.0.0.1:{room.ports['classroom_s3_port']}/{BUCKET}"
-        return requests.get(address, timeout=5).status_code == requests.codes.forbidden
+        return requests.get(address, timeout=bound(1)).status_code == requests.codes.forbidden
     except requests.RequestException:
         return False
 
@@ -196,10 +190,11 @@ def test_killed_service_comes_back_by_itself(
         lambda: all(
             pid not in (0, killed[name]) for name, pid in pids(classroom, services).items()
         ),
-        f"{services} run again",
+        f"{services} to run again",
+        6,
     )
-    wait_until(lambda: not any(map(exists, orphans)), "no child of the killed is left")
-    wait_until(lambda: serves(classroom), "server and store answer")
+    wait_until(lambda: not any(map(exists, orphans)), "the children of the killed to end", 6)
+    wait_until(lambda: serves(classroom), "server and store to answer", 12)
     assert run_ids(classroom) == known
     verify(classroom)
 
@@ -327,8 +322,7 @@ def small_disk(place: Path, megabytes: int) -> Iterator[None]:
 
 @root_only
 def test_disk_that_is_too_small_is_refused_beforehand(classroom: Classroom, tmp_path: Path) -> None:
-    ports = dict(zip(classroom.ports, [*free_ports(16)[:4], free_ports(16)[8]], strict=True))
-    room = Classroom(tmp_path / "disk", ports, classroom.venv)
+    room = Classroom(tmp_path / "disk", port_settings(), classroom.venv)
     with small_disk(room.home, 100):
         run = room.play("site.yml", *WHO, fails=True)
         assert list(room.home.iterdir()) == []
@@ -392,10 +386,8 @@ def kill_during(
 @pytest.fixture
 def fresh(classroom: Classroom) -> Iterator[Classroom]:
     """Give a second classroom that has the first one's programs and nothing else."""
-    first = free_ports(16)
-    ports = dict(zip(classroom.ports, [*first[:4], first[8]], strict=True))
     home = classroom.home.with_name(classroom.home.name + "-killed")
-    room = Classroom(home, ports, classroom.venv)
+    room = Classroom(home, port_settings(), classroom.venv)
     room.home.mkdir()
     runtime = next(classroom.home.glob("runtime-*"))
     room.home.joinpath(runtime.name).symlink_to(runtime)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from waiting import bound
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOL = REPOSITORY / "tools/role-readme"
@@ -48,7 +49,7 @@ def check_pages(roles: Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, str(TOOL), "--check", "--roles", str(roles)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=bound(6),
         check=False,
     )
 
@@ -160,7 +161,7 @@ def test_ansible_doc_shows_every_role() -> None:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=bound(12),
         check=False,
     )
     assert shown.returncode == 0, shown.stderr

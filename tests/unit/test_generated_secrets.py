@@ -13,7 +13,7 @@ from typing import Any
 
 import generated_secrets
 import pytest
-from conftest import PLUGINS, ModuleRun
+from modules import PLUGINS, ModuleRun
 
 
 @pytest.fixture

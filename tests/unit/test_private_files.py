@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from conftest import ModuleRun
+from modules import ModuleRun
 
 FILES = {"server.conf": "port = 1\n", "key": "S3cretValueThatNobodyMaySee"}
 

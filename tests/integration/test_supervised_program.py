@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ModuleRun
+from modules import ModuleRun
+from waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -42,7 +42,7 @@ def home() -> Iterator[Path]:
     start(folder)
     yield folder
     control(folder, "shutdown")
-    wait(lambda: not (folder / "supervisord.pid").exists())
+    wait_until(lambda: not (folder / "supervisord.pid").exists(), "supervisord to end", 2)
     shutil.rmtree(folder)
 
 
@@ -58,13 +58,6 @@ def control(home: Path, *command: str) -> str:
         text=True,
         check=False,
     ).stdout
-
-
-def wait(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
 
 
 def wanted(home: Path, seconds: int = 1000, **changes: str) -> dict[str, str]:
@@ -87,8 +80,8 @@ def wanted(home: Path, seconds: int = 1000, **changes: str) -> dict[str, str]:
 
 
 def child(home: Path) -> int:
-    wait((home / "work/child").exists)
-    wait((home / "work/child").read_text)
+    path = home / "work/child"
+    wait_until(lambda: path.exists() and path.read_text(), "the child to start", 2)
     return int((home / "work/child").read_text())
 
 
@@ -126,7 +119,7 @@ def test_a_definition_written_but_not_applied_is_applied_next_time(
     (home / "programs/sleeper.ini").write_text(changed["definition"])
     assert run_module("supervised_program", changed)["changed"] is True
     assert child(home) != first
-    wait(lambda: not alive(first))
+    wait_until(lambda: not alive(first), "first to end", 4)
 
 
 def test_a_stopped_program_is_started(run_module: ModuleRun, home: Path) -> None:
@@ -152,10 +145,10 @@ def test_the_launcher_ends_what_a_kill_left_behind(
     (home / "work/child").unlink()
     os.kill(pid, signal.SIGKILL)
     if killed == "supervisord":
-        wait(lambda: not alive(pid))
+        wait_until(lambda: not alive(pid), "pid to end", 4)
         start(home)
     assert child(home) != orphan
-    wait(lambda: not alive(orphan))
+    wait_until(lambda: not alive(orphan), "orphan to end", 4)
 
 
 def test_the_launcher_spares_others_in_the_same_directory(

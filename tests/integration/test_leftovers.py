@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ModuleRun, PostgresServer
-from stores import Aws, free_port
-
-pytest_plugins = ["stores"]
+from modules import ModuleRun
+from servers import Aws, PostgresServer
+from waiting import free_port
 
 Look = Callable[..., dict[str, Any]]
 

@@ -16,6 +16,7 @@ from unittest import mock
 
 import pandas as pd
 import pytest
+from waiting import bound
 
 REPO = Path(__file__).parents[2]
 TRAINING = REPO / "training"
@@ -453,7 +454,7 @@ def test_dead_server_is_named_soon_and_without_credentials(made_csv: Path) -> No
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=bound(12),
     )
     assert done.returncode == 3
     assert "the tracking server http://127.0.0.1:9 refused or did not answer" in done.stderr

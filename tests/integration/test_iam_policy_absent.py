@@ -6,10 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from conftest import ModuleRun
-from stores import Aws
-
-pytest_plugins = ["stores"]
+from modules import ModuleRun
+from servers import Aws
 
 DOCUMENT = json.dumps(
     {
