@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import LOOPBACK, Room, check_gone, check_unit, listeners
+from waiting import bound
 
 UNIT = "mlflow-role"
 FOLDER = "/var/lib/mlflow-role/server"
@@ -22,7 +23,7 @@ def ask(path: str, **body: Any) -> Any:
         data=json.dumps(body).encode() if body else None,
         headers={"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=bound(6)) as answer:
         return json.load(answer)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import socket
-import time
 from typing import Any
 
 import pytest
 from conftest import check_gone, check_unit
+from waiting import bound, wait_until
 
 ACCOUNT = "mlflow-role-service"
 PORT = 19164
@@ -15,7 +15,7 @@ PORT = 19164
 
 def ask() -> int:
     """Return the process number that the program on demand answers with."""
-    with socket.create_connection(("127.0.0.1", PORT), timeout=20) as door:
+    with socket.create_connection(("127.0.0.1", PORT), timeout=bound(2)) as door:
         answer = door.recv(100).decode()
     # The percent sign came through the unit file whole.
     assert answer.endswith(" 100%")
@@ -45,27 +45,23 @@ def test_environment_is_for_the_service_alone(host: Any) -> None:
 def test_comes_back_when_killed(host: Any) -> None:
     pid = host.check_output("systemctl show -P MainPID role-always")
     host.check_output(f"kill -9 {pid}")
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        now = host.check_output("systemctl show -P MainPID role-always")
-        if now not in ("0", pid):
-            return
-        time.sleep(0.5)
-    pytest.fail("it did not come back within 30 seconds")
+
+    def is_another() -> bool:
+        return host.check_output("systemctl show -P MainPID role-always") not in ("0", pid)
+
+    wait_until(is_another, "systemd to start it again", 4)
 
 
 @pytest.mark.present
 def test_first_connection_starts_it_and_idleness_stops_it(host: Any) -> None:
-    deadline = time.monotonic() + 30
-    while state(host, "role-on-demand") != "inactive" and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert state(host, "role-on-demand") == "inactive"
+    def is_idle() -> bool:
+        return state(host, "role-on-demand") == "inactive"
+
+    wait_until(is_idle, "it to be idle", 5)
     first = ask()
     assert state(host, "role-on-demand") == "active"
     assert ask() == first
-    while state(host, "role-on-demand") != "inactive" and time.monotonic() < deadline + 30:
-        time.sleep(0.5)
-    assert state(host, "role-on-demand") == "inactive"
+    wait_until(is_idle, "it to be idle", 5)
     assert ask() != first
 
 

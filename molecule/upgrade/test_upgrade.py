@@ -7,6 +7,7 @@ import re
 import urllib.request
 
 from conftest import PROJECT, classroom
+from waiting import bound
 
 DATABASE = "mlflow_jdoe_older"
 URL = "http://127.0.0.1:19144"
@@ -19,7 +20,7 @@ def locked(path: str) -> str:
 
 
 def test_server_is_the_newer_one() -> None:
-    with urllib.request.urlopen(f"{URL}/version", timeout=30) as answer:
+    with urllib.request.urlopen(f"{URL}/version", timeout=bound(3)) as answer:
         version = answer.read().decode()
     assert version == locked("requirements/runtime.txt") != locked("molecule/upgrade/older.txt")
 
