@@ -78,7 +78,7 @@ options:
   timeout:
     description: Seconds to wait for each answer.
     type: int
-    default: 20
+    default: 60
   output:
     description: Where to write the document as JSON, mode 0600. Not written in check mode.
     type: path
@@ -1113,7 +1113,7 @@ def main() -> None:
             "credentials_file": {"type": "path", "required": True},
             "ignore_prefixes": {"type": "list", "elements": "str", "default": []},
             "running_after": {"type": "int", "default": 3600},
-            "timeout": {"type": "int", "default": 20},
+            "timeout": {"type": "int", "default": 60},
             "output": {"type": "path"},
             "fail": {"type": "bool", "default": True},
         },
