@@ -49,7 +49,8 @@ def wait_until(
 def hold_ports() -> range:
     """Return 16 free consecutive ports that no other run of these tests takes before we end.
 
-    What listens at port + 10000, where SeaweedFS speaks gRPC by default, is looked at too.
+    What listens at port + 10000, where SeaweedFS speaks gRPC by default, is looked at too; and
+    socket files that a killed SeaweedFS has left for them are removed.
     """
     for first in range(FIRST_PORT, LAST_PORT, BLOCK):
         block = range(first, first + BLOCK)
@@ -60,12 +61,25 @@ def hold_ports() -> range:
             for port in block:
                 for each in (port, port + 10000):
                     socket.create_server(("127.0.0.1", each)).close()
+            remove_sockets(block)
         except OSError:
             lock.close()
             continue
         _held.append(lock)
         return block
     raise RuntimeError(f"no {BLOCK} free ports between {FIRST_PORT} and {LAST_PORT}")
+
+
+def remove_sockets(ports: range) -> None:
+    """Remove the socket files that SeaweedFS makes for ports, of which nobody makes use any more.
+
+    Raises:
+        PermissionError: they are another account's.
+    """
+    for port in ports:
+        for each in (port, port + 10000):
+            for path in Path("/tmp").glob(f"seaweedfs-*-grpc-{each}.sock"):
+                path.unlink()
 
 
 def free_port() -> int:

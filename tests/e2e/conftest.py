@@ -10,6 +10,7 @@ import pwd
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -18,13 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from waiting import bound, hold_ports, wait_until
+from waiting import bound, hold_ports, remove_sockets, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 # The class's real table, where it lies beside the project.
 REAL_TABLE = REPOSITORY.parent / "shared/data/Churn_Modelling.csv"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 HOMES = "classroom-test-"
+# What these tests make as root.
+ACCOUNTS = {"mlflow-postgres", "mlflow-object-store", "mlflow-jdoe", "mlflow-asmith"}
 # The longest play on a quiet machine: the first one, which installs everything.
 PLAY_SECONDS = 150
 
@@ -169,10 +172,15 @@ def alone() -> Iterator[None]:
         except BlockingIOError:
             print("waiting for another run of these tests to end", file=sys.__stderr__, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        for home in Path("/tmp").glob(f"{HOMES}*"):
-            if home.stat().st_uid == os.getuid():
-                remove_home(home)
+        stale = [
+            home for home in Path("/tmp").glob(f"{HOMES}*") if home.stat().st_uid == os.getuid()
+        ]
+        for home in stale:
+            remove_home(home)
         known = accounts()
+        # With a real classroom on this machine, the accounts are its own.
+        if stale and not Path("/var/lib/mlflow-classroom").exists():
+            known -= ACCOUNTS
         yield
         for account in accounts() - known:
             subprocess.run(["userdel", "--force", account], check=False)
@@ -213,6 +221,8 @@ def classroom(sampler: ArgumentSampler, alone: None) -> Iterator[Classroom]:
 def remove(room: Classroom) -> None:
     """End what the classroom runs and remove its directory, whatever state a test left it in."""
     remove_home(room.home)
+    first = room.ports["classroom_s3_inner_port"]
+    remove_sockets(range(first, first + 8))
 
 
 def remove_home(home: Path) -> None:
@@ -228,6 +238,11 @@ def remove_home(home: Path) -> None:
         if f"{home}/" in unit.read_text():
             subprocess.run(["systemctl", "disable", "--now", unit.name], check=False)
             unit.unlink()
+    # What lives on when a supervisor was killed works in that directory, too.
+    for working in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if working.readlink().is_relative_to(home):
+                os.kill(int(working.parent.name), signal.SIGKILL)
     shutil.rmtree(home, ignore_errors=True)
 
 
