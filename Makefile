@@ -41,10 +41,10 @@ destroy: setup
 
 # What each part is, and what it needs: tools/tests list
 test: setup-dev
-	@.venv-dev/bin/python tools/tests gate $(part)
+	@.venv-dev/bin/python tools/tests gate $$part
 
 test-all: setup-dev
-	@.venv-dev/bin/python tools/tests all $(part)
+	@.venv-dev/bin/python tools/tests all $$part
 
 lint: setup-dev
 	@tools/lint
@@ -54,7 +54,7 @@ unit: setup-dev
 
 # Hosts in containers where systemd is the first process; scenario=NAME for one of them.
 molecule: setup-dev
-	@tools/molecule $(scenario)
+	@tools/molecule $$scenario
 
 lock: setup
 	@tools/lock

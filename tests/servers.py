@@ -26,7 +26,7 @@ import pytest
 from waiting import bound, free_port, wait_until
 
 BIN = Path(sys.executable).parent
-# How long they take to start on a quiet machine, and at most to end.
+# How long they take on a quiet machine to start and to end.
 START_SECONDS = 12
 END_SECONDS = 2
 
@@ -73,31 +73,33 @@ def connects(port: int) -> bool:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str | Path], log: Path, ready: Callable[[], bool], **options: Any
+    command: Sequence[str | Path],
+    log: Path,
+    ready: Callable[[], bool],
+    stop: signal.Signals = signal.SIGKILL,
+    **options: Any,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server for as long as the block lasts."""
+    """Run a server for as long as the block lasts, or these tests."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, **options
+            ["setpriv", "--pdeathsig", "INT", *command],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **options,
         )
     try:
         name = Path(command[0]).name
         wait_until(ready, f"{name} to serve", START_SECONDS, log, lambda: process.poll() is None)
         yield process
     finally:
-        end(process)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a server and the processes that it started."""
-    with contextlib.suppress(ProcessLookupError):
-        # The fast shutdown of PostgreSQL; others take it as they take a TERM.
-        os.killpg(process.pid, signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=END_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, stop)
+            process.wait(timeout=bound(END_SECONDS))
+        # What it has started may still be there.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.fixture(scope="session")
@@ -258,7 +260,7 @@ def postgres() -> Iterator[PostgresServer]:
             **_quiet(identity),
         )
         command = [programs / "postgres", "-D", home / "data", *options]
-        with running(command, home / "log", server.serves, **identity):
+        with running(command, home / "log", server.serves, signal.SIGINT, **identity):
             yield server
     finally:
         shutil.rmtree(home)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 # CLASSROOM_PATIENCE=3 makes every wait three times as long.
-PATIENCE = float(os.environ.get("CLASSROOM_PATIENCE", "1"))
+PATIENCE = float(os.environ.get("CLASSROOM_PATIENCE") or 1)
 # Both they and their sisters, 10000 above, are below the range that the kernel gives to clients.
 FIRST_PORT, LAST_PORT, BLOCK = 20000, 22752, 16
 # Locks of this process, which end with it, and ports of its blocks that nobody has yet.
@@ -68,6 +68,18 @@ def hold_ports() -> range:
         _held.append(lock)
         return block
     raise RuntimeError(f"no {BLOCK} free ports between {FIRST_PORT} and {LAST_PORT}")
+
+
+def classroom_ports() -> dict[str, int]:
+    """Return free ports as `hold_ports` does, by the setting that takes them."""
+    block = hold_ports()
+    return {
+        "classroom_postgres_port": block[0],
+        "classroom_s3_port": block[1],
+        "classroom_s3_admin_port": block[2],
+        "classroom_server_port": block[3],
+        "classroom_s3_inner_port": block[8],
+    }
 
 
 def remove_sockets(ports: range) -> None:

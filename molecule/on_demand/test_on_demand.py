@@ -33,7 +33,7 @@ def state(host: Any) -> str:
 
 
 def wait_until_idle(host: Any) -> None:
-    wait_until(lambda: state(host) == "inactive", "it to be idle", STOPS_SECONDS)
+    wait_until(lambda: state(host) == "inactive", f"{UNIT} to be idle", STOPS_SECONDS)
 
 
 @pytest.mark.present

@@ -49,7 +49,7 @@ def test_comes_back_when_killed(host: Any) -> None:
     def is_another() -> bool:
         return host.check_output("systemctl show -P MainPID role-always") not in ("0", pid)
 
-    wait_until(is_another, "systemd to start it again", 4)
+    wait_until(is_another, "systemd to start role-always again", 4)
 
 
 @pytest.mark.present
@@ -57,11 +57,11 @@ def test_first_connection_starts_it_and_idleness_stops_it(host: Any) -> None:
     def is_idle() -> bool:
         return state(host, "role-on-demand") == "inactive"
 
-    wait_until(is_idle, "it to be idle", 5)
+    wait_until(is_idle, "role-on-demand to be idle", 5)
     first = ask()
     assert state(host, "role-on-demand") == "active"
     assert ask() == first
-    wait_until(is_idle, "it to be idle", 5)
+    wait_until(is_idle, "role-on-demand to be idle", 5)
     assert ask() != first
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tree import Tree, missing_programs
-from waiting import hold_ports
+from waiting import classroom_ports
 
 REPOSITORY = Path(__file__).parents[2]
 NAME = "mlflow-classroom"
@@ -67,14 +67,7 @@ def tree() -> Iterator[Tree]:
 @pytest.fixture(scope="module")
 def ports() -> dict[str, int]:
     """Return free ports by the variable that sets them."""
-    free = hold_ports()
-    return {
-        "classroom_postgres_port": free[0],
-        "classroom_s3_port": free[1],
-        "classroom_s3_admin_port": free[2],
-        "classroom_server_port": free[3],
-        "classroom_s3_inner_port": free[8],
-    }
+    return classroom_ports()
 
 
 def settings(ports: dict[str, int]) -> str:

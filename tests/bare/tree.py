@@ -24,8 +24,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SUITE = "bookworm"
 PREFIX = "mlflow-classroom-bare-"
 NEEDED = ("debootstrap", "chroot", "unshare", "nsenter", "setpriv", "mountpoint", "tar", "git")
-# What lets downloads through on this machine, and nothing else of its environment.
-PASSED_ON = re.compile(r"(?i)(https?_proxy|no_proxy|all_proxy)|PIP_INDEX_URL|UV_DEFAULT_INDEX")
+# Of this machine's environment: what lets downloads through, and how long to wait.
+PASSED_ON = re.compile(
+    r"(?i)(https?_proxy|no_proxy|all_proxy)|PIP_INDEX_URL|UV_DEFAULT_INDEX|CLASSROOM_PATIENCE"
+)
 AUTHORITY = "/opt/authority.pem"
 
 

@@ -14,12 +14,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from waiting import bound, hold_ports, remove_sockets, wait_until
+from waiting import bound, classroom_ports, remove_sockets, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 # The class's real table, where it lies beside the project.
@@ -30,6 +31,7 @@ HOMES = "classroom-test-"
 ACCOUNTS = {"mlflow-postgres", "mlflow-object-store", "mlflow-jdoe", "mlflow-asmith"}
 # The longest play on a quiet machine: the first one, which installs everything.
 PLAY_SECONDS = 150
+TELL_SECONDS = 60
 
 
 @dataclass
@@ -151,27 +153,23 @@ class ArgumentSampler(threading.Thread):
                     self.seen.add(line.replace(b"\0", b" ").decode(errors="replace"))
 
 
-def port_settings() -> dict[str, int]:
-    """Return free ports by the setting that takes them."""
-    block = hold_ports()
-    return {
-        "classroom_postgres_port": block[0],
-        "classroom_s3_port": block[1],
-        "classroom_s3_admin_port": block[2],
-        "classroom_server_port": block[3],
-        "classroom_s3_inner_port": block[8],
-    }
-
-
 @pytest.fixture(scope="session")
-def alone() -> Iterator[None]:
+def alone(pytestconfig: pytest.Config) -> Iterator[None]:
     """Wait until no other run of ours has the accounts, and tidy up what a killed one has left."""
     with open(f"/tmp/mlflow-classroom-tests-{os.getuid()}.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("waiting for another run of these tests to end", file=sys.__stderr__, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        told = 0.0
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() - told > TELL_SECONDS:
+                    told = time.monotonic()
+                    with pytestconfig.pluginmanager.getplugin(
+                        "capturemanager"
+                    ).global_and_fixture_disabled():
+                        print("waiting for another run of these tests to end", flush=True)
+                time.sleep(0.5)
         stale = [
             home for home in Path("/tmp").glob(f"{HOMES}*") if home.stat().st_uid == os.getuid()
         ]
@@ -209,7 +207,7 @@ def classroom(sampler: ArgumentSampler, alone: None) -> Iterator[Classroom]:
     assert (venv / "bin/ansible-playbook").is_file(), f"{venv} is missing: run make setup"
     room = Classroom(
         home,
-        port_settings(),
+        classroom_ports(),
         venv,
         # The services' Python, where it is not to be the default one.
         {"classroom_python": python} if (python := os.environ.get("CLASSROOM_PYTHON")) else {},

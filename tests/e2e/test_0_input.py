@@ -57,6 +57,14 @@ REFUSED_LATER: dict[str, tuple[list[str], str]] = {
         'bucket "ML-jdoe" is not usable: S3 wants a-z, 0-9 and hyphens, with a letter or digit at '
         "both ends",
     ),
+    "patience": (
+        ["-e", "user=jdoe", "-e", "classroom_patience=fast"],
+        'classroom_patience "fast" must be a number above 0',
+    ),
+    "dataset": (
+        ["-e", "user=jdoe", "-e", "training_csv=/nonexistent/table.csv"],
+        'training_csv "/nonexistent/table.csv" is not a file: give the path of a CSV file',
+    ),
     "long home": (
         ["-e", "user=jdoe", "-e", f"classroom_home=/tmp/{'long' * 24}"],
         "is too long for a Unix socket (at most 80 characters): choose a shorter place with "

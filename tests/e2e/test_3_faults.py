@@ -23,8 +23,8 @@ import pytest
 import requests
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from conftest import REPOSITORY, Classroom, Run, port_settings, remove
-from waiting import bound, wait_until
+from conftest import REPOSITORY, Classroom, Run, remove
+from waiting import bound, classroom_ports, wait_until
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812
@@ -322,7 +322,7 @@ def small_disk(place: Path, megabytes: int) -> Iterator[None]:
 
 @root_only
 def test_disk_that_is_too_small_is_refused_beforehand(classroom: Classroom, tmp_path: Path) -> None:
-    room = Classroom(tmp_path / "disk", port_settings(), classroom.venv)
+    room = Classroom(tmp_path / "disk", classroom_ports(), classroom.venv)
     with small_disk(room.home, 100):
         run = room.play("site.yml", *WHO, fails=True)
         assert list(room.home.iterdir()) == []
@@ -387,7 +387,7 @@ def kill_during(
 def fresh(classroom: Classroom) -> Iterator[Classroom]:
     """Give a second classroom that has the first one's programs and nothing else."""
     home = classroom.home.with_name(classroom.home.name + "-killed")
-    room = Classroom(home, port_settings(), classroom.venv)
+    room = Classroom(home, classroom_ports(), classroom.venv)
     room.home.mkdir()
     runtime = next(classroom.home.glob("runtime-*"))
     room.home.joinpath(runtime.name).symlink_to(runtime)

@@ -119,7 +119,7 @@ def test_a_definition_written_but_not_applied_is_applied_next_time(
     (home / "programs/sleeper.ini").write_text(changed["definition"])
     assert run_module("supervised_program", changed)["changed"] is True
     assert child(home) != first
-    wait_until(lambda: not alive(first), "first to end", 4)
+    wait_until(lambda: not alive(first), "the first program to end", 4)
 
 
 def test_a_stopped_program_is_started(run_module: ModuleRun, home: Path) -> None:
@@ -145,10 +145,10 @@ def test_the_launcher_ends_what_a_kill_left_behind(
     (home / "work/child").unlink()
     os.kill(pid, signal.SIGKILL)
     if killed == "supervisord":
-        wait_until(lambda: not alive(pid), "pid to end", 4)
+        wait_until(lambda: not alive(pid), "the killed process to end", 4)
         start(home)
     assert child(home) != orphan
-    wait_until(lambda: not alive(orphan), "orphan to end", 4)
+    wait_until(lambda: not alive(orphan), "the orphan to end", 4)
 
 
 def test_the_launcher_spares_others_in_the_same_directory(
