@@ -61,6 +61,11 @@ REFUSED_LATER: dict[str, tuple[list[str], str]] = {
         ["-e", "user=jdoe", "-e", "classroom_patience=fast"],
         'classroom_patience "fast" must be a number above 0',
     ),
+    # Called as a role, its argument specs refuse a word first.
+    "port in words": (
+        ["-e", "user=jdoe", "-e", "mlflow_server_port=abc"],
+        'mlflow_server_port "abc" must be 1024-65535',
+    ),
     "dataset": (
         ["-e", "user=jdoe", "-e", "training_csv=/nonexistent/table.csv"],
         'training_csv "/nonexistent/table.csv" is not a file: give the path of a CSV file',
