@@ -26,6 +26,8 @@ REPOSITORY = Path(__file__).parents[2]
 # The class's real table, where it lies beside the project.
 REAL_TABLE = REPOSITORY.parent / "shared/data/Churn_Modelling.csv"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+# As it was at the start: pytest goes on changing its own variable while threads run playbooks.
+ENVIRONMENT = dict(os.environ)
 HOMES = "classroom-test-"
 # What these tests make as root.
 ACCOUNTS = {"mlflow-postgres", "mlflow-object-store", "mlflow-jdoe", "mlflow-asmith"}
@@ -81,7 +83,7 @@ class Classroom:
     def environment(self) -> dict[str, str]:
         """Return the environment of a run: this repository's configuration, no colours."""
         return {
-            **os.environ,
+            **ENVIRONMENT,
             "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_FORCE_COLOR": "0",
