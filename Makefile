@@ -39,12 +39,12 @@ verify: setup
 destroy: setup
 	@$(play) playbooks/destroy.yml $(who) $(if $(confirm),-e "confirm=$$confirm") $(args)
 
-# What each part is, and what it needs: tools/tests list
+# What each part is, and what it needs: tools/tests list. exec, so that an end of make reaches the tests themselves.
 test: setup-dev
-	@.venv-dev/bin/python tools/tests gate $$part
+	@exec .venv-dev/bin/python tools/tests gate $$part
 
 test-all: setup-dev
-	@.venv-dev/bin/python tools/tests all $$part
+	@exec .venv-dev/bin/python tools/tests all $$part
 
 lint: setup-dev
 	@tools/lint
@@ -54,7 +54,7 @@ unit: setup-dev
 
 # Hosts in containers where systemd is the first process; scenario=NAME for one of them.
 molecule: setup-dev
-	@tools/molecule $$scenario
+	@exec tools/molecule $$scenario
 
 lock: setup
 	@tools/lock
