@@ -168,7 +168,10 @@ def listeners(inside: Path) -> dict[int, set[str]]:
     sockets = set()
     for process in processes(inside):
         with contextlib.suppress(OSError):
-            sockets |= {os.readlink(each) for each in process.joinpath("fd").iterdir()}
+            for each in process.joinpath("fd").iterdir():
+                # One that is closed meanwhile must not take the others along.
+                with contextlib.suppress(OSError):
+                    sockets.add(os.readlink(each))
     found: dict[int, set[str]] = {}
     for table in ("tcp", "tcp6"):
         for line in Path("/proc/net", table).read_text().splitlines()[1:]:
