@@ -152,7 +152,7 @@ def main() -> int:
     room = Classroom(args.home, args.venv)
     pairs = []
     try:
-        room.site()
+        room.play("site.yml")
         room.control("stop", next(room.home.glob("supervisor/programs/*jdoe*.ini")).stem)
         end(room.server)
         for number in range(args.n):

@@ -1,21 +1,22 @@
 """Runs Ansible modules in forks of one interpreter that has their libraries loaded.
 
-    python warm_server.py DIRECTORY RUN LIBRARIES MODULE_UTILS
+    python warm_server.py LISTENER RUN LIBRARIES MODULE_UTILS
 
-The connection plugin `warm` starts it, once for each run of Ansible. DIRECTORY is the descriptor of
-the run's private directory, where it listens as `warm`; RUN is the pid of the run, with which it
-ends; LIBRARIES and MODULE_UTILS are the places of modules and their shared code besides Ansible's
-own, with colons between them. It prints `ready` when it listens.
+The connection plugin `warm` starts it, once for each run of Ansible. LISTENER is the descriptor of
+a socket that listens already; RUN is the pid of the run, with which it ends; LIBRARIES and
+MODULE_UTILS are the places of modules and their shared code besides Ansible's own, with colons
+between them.
 
 A client sends the module's working directory with three files: the payload, standard output,
-standard error. It is answered `cold NAME` where NAME in the payload is not what is loaded here, so
-that an ordinary interpreter takes over, and at the end `exit CODE`, or `exit -SIGNAL`. If it leaves
-earlier, the module is ended with its process group.
+standard error. It is answered `begun`, then `cold NAME` where NAME in the payload is not what is
+loaded here, so that an ordinary interpreter takes over, and at the end `exit CODE`, or
+`exit -SIGNAL`. If it leaves earlier, the module is ended with its process group.
 """
 
 from __future__ import annotations
 
 import ast
+import atexit
 import contextlib
 import gc
 import importlib
@@ -26,6 +27,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 import types
 import zipfile
 import zlib
@@ -53,6 +55,11 @@ STOCK_MODULES = (
 )
 # Ansible writes these anew for each payload, and nothing is loaded from them.
 RUNNER = "ansible.module_utils._internal._ansiballz._loader"
+# Loaded at the beginning and at the end of each module, by a name that is put together.
+ENCODERS = (
+    "ansible.module_utils._internal._json._profiles._module_legacy_c2m",
+    "ansible.module_utils._internal._json._profiles._module_legacy_m2c",
+)
 GENERATED = {"ansible/__init__.py", "ansible/module_utils/__init__.py", "sitecustomize.py"}
 PATH_MAX = 4096  # bytes, of Linux
 
@@ -116,8 +123,8 @@ def load(libraries: Sequence[Path], module_utils: Sequence[Path]) -> Sources:
     files = [site / f"{name.replace('.', '/')}.py" for name in STOCK_MODULES]
     for folder in libraries:
         files.extend(sorted(folder.glob("*.py")))
-    # The runner comes first, so that nobody else's failure to load hides its own.
-    for name in (RUNNER, *(name for file in files for name in imports_of(file))):
+    importlib.import_module(RUNNER)
+    for name in (*ENCODERS, *(name for file in files for name in imports_of(file))):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     sources = Sources(site, libraries, module_utils)
@@ -189,6 +196,8 @@ class Server:
             client.close()
             return None
         self._running.add(pid)
+        with contextlib.suppress(OSError):
+            client.sendall(b"begun\n")
         process = os.pidfd_open(pid)
         self._selector.register(client, selectors.EVENT_READ, lambda: self._end(pid, client))
         self._selector.register(
@@ -230,7 +239,7 @@ class Server:
         client.close()
 
 
-def run(client: socket.socket, sources: Sources) -> None:
+def run(client: socket.socket, sources: Sources) -> NoReturn:
     """Run the payload on standard input as an interpreter would that was started for it."""
     runner = sys.modules[RUNNER]
     run_module = runner.run_module
@@ -250,9 +259,32 @@ def run(client: socket.socket, sources: Sources) -> None:
     program.__file__ = "<stdin>"
     sys.modules["__main__"] = program
     sys.argv = [""]
-    with open(0, "rb", closefd=False) as payload:
-        code = compile(payload.read(), "<stdin>", "exec")
-    exec(code, vars(program))  # noqa: S102  it is what this program is for
+    code = 0
+    try:
+        with open(0, "rb", closefd=False) as payload:
+            source = compile(payload.read(), "<stdin>", "exec")
+        exec(source, vars(program))  # noqa: S102  it is what this program is for
+    except SystemExit as end:
+        code = exit_code(end)
+    except BaseException as error:
+        code = 1
+        traceback.print_exception(error)
+    # All that an interpreter does at its end but to free its memory, which would take longer than
+    # most modules.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code & 0xFF)
+
+
+def exit_code(end: SystemExit) -> int:
+    """Return the exit code that an interpreter ends with, having said what is no number."""
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    print(end.code, file=sys.stderr)
+    return 1
 
 
 def run_cold() -> NoReturn:
@@ -265,8 +297,8 @@ def run_cold() -> NoReturn:
 
 
 def main() -> None:
-    """Listen, load, and serve."""
-    directory, run_pid, libraries, module_utils = sys.argv[1:]
+    """Load, and serve."""
+    listener, run_pid, libraries, module_utils = sys.argv[1:]
     # The folder of this file, which no module finds its libraries in.
     del sys.path[0]
     ansible_run = os.pidfd_open(int(run_pid))
@@ -276,21 +308,15 @@ def main() -> None:
     )
     if threading.active_count() > 1:
         sys.exit("a library has started a thread, which forks would not have")
-    with socket.socket(socket.AF_UNIX) as listener:
-        # The address of the directory itself may be longer than a socket's can be.
-        listener.bind(f"/proc/self/fd/{directory}/warm")
-        os.close(int(directory))
-        listener.listen(128)
-        # Nothing that is there now is looked at by the collector again, so that forks share it.
-        gc.collect()
-        gc.freeze()
-        print("ready", flush=True)
-        os.dup2(0, 1)
-        client = Server(listener, ansible_run).serve()
-    if client is None:
-        # There is nothing to tidy up, which would take a while.
-        os._exit(0)
-    run(client, sources)
+    # Nothing that is there now is looked at by the collector again, so that forks share it.
+    gc.collect()
+    gc.freeze()
+    with socket.socket(fileno=int(listener)) as listening:
+        listening.set_inheritable(False)
+        client = Server(listening, ansible_run).serve()
+    if client is not None:
+        run(client, sources)
+    os._exit(0)
 
 
 if __name__ == "__main__":

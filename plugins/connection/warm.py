@@ -36,7 +36,7 @@ extends_documentation_fragment: [connection_pipelining]
 """
 
 import contextlib
-import fcntl
+import errno
 import multiprocessing
 import os
 import selectors
@@ -45,7 +45,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import ansible.constants as C  # noqa: N812  its usual name
 from ansible.errors import AnsibleError
@@ -79,13 +82,13 @@ class Connection(LocalConnection):  # type: ignore[misc]
             if not is_plain_interpreter(cmd):
                 raise NotWarmError("another interpreter, account or environment")
             self._connect()
-            client, readers = begin(in_data, self.cwd or os.curdir)
+            answer, readers = begin(in_data, self.cwd or os.curdir)
         except (NotWarmError, OSError) as why:
             display.vvv(f"ORDINARY: {why}", host=host)
             return self._run_ordinary(cmd, in_data, sudoable)
-        with client:
+        with answer:
             stdout, stderr = read_all(readers)
-            code, stranger = read_answer(client)
+            code, stranger = read_answer(answer)
         way = f"ORDINARY: {stranger} is not what is loaded" if stranger else "WARM"
         display.vvv(way, host=host)
         if code < 0:
@@ -108,34 +111,45 @@ def is_plain_interpreter(command: str) -> bool:
     return command in [f"{C.DEFAULT_EXECUTABLE} -c {shlex.quote(form)}" for form in forms]
 
 
-def begin(payload: bytes, directory: str | bytes) -> tuple[socket.socket, list[int]]:
+def begin(payload: bytes, directory: str | bytes) -> tuple[IO[str], list[int]]:
     """Have a payload run in a directory.
 
     Returns:
-        The connection on which it will be answered, and where the module's output and errors can
-        be read.
+        Where it will be answered, and where the module's output and errors can be read.
 
     Raises:
         NotWarmError, OSError: nothing has run.
     """
+    folder = Path(C.DEFAULT_LOCAL_TMP)
     with contextlib.ExitStack() as on_error, open(os.memfd_create("payload"), "wb") as file:
-        client = on_error.enter_context(connect(Path(C.DEFAULT_LOCAL_TMP)))
-        file.write(payload)
-        file.seek(0)
-        readers, writers = zip(os.pipe(), os.pipe(), strict=True)
-        for reader in readers:
-            on_error.callback(os.close, reader)
-        try:
-            socket.send_fds(client, [os.fsencode(directory)], [file.fileno(), *writers])
-        finally:
-            for writer in writers:
-                os.close(writer)
+        with connect(folder) as client:
+            file.write(payload)
+            file.seek(0)
+            readers, writers = zip(os.pipe(), os.pipe(), strict=True)
+            for reader in readers:
+                on_error.callback(os.close, reader)
+            try:
+                socket.send_fds(client, [os.fsencode(directory)], [file.fileno(), *writers])
+            finally:
+                for writer in writers:
+                    os.close(writer)
+            answer = on_error.enter_context(client.makefile())
+        if not is_begun(answer):
+            raise has_ended(folder)
         on_error.pop_all()
-    return client, list(readers)
+    return answer, list(readers)
+
+
+def is_begun(answer: IO[str]) -> bool:
+    """Wait until the server has taken a payload; it may still be loading."""
+    try:
+        return answer.readline() == "begun\n"
+    except ConnectionError:
+        return False
 
 
 def connect(folder: Path) -> socket.socket:
-    """Connect to the server of this run, which its first module starts.
+    """Connect to the server of this run, which its first module starts if nobody did earlier.
 
     Args:
         folder: The run's own directory, mode 0700.
@@ -143,50 +157,69 @@ def connect(folder: Path) -> socket.socket:
     Raises:
         NotWarmError, OSError: there is none.
     """
-    if not hasattr(os, "pidfd_open"):
-        raise NotWarmError("only Linux has what it takes")
     with contextlib.ExitStack() as stack:
-        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        stack.callback(os.close, directory)
-        # Through the descriptor, a path of any length fits.
-        address = f"/proc/self/fd/{directory}/warm"
-        client = socket.socket(socket.AF_UNIX)
-        stack.callback(client.close)
-        if client.connect_ex(address) != 0:
-            lock = stack.enter_context((folder / "warm.lock").open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if client.connect_ex(address) != 0:
-                start(folder, directory)
-                client.connect(address)
+        address = stack.enter_context(address_in(folder))
+        client = stack.enter_context(socket.socket(socket.AF_UNIX))
+        failure = client.connect_ex(address)
+        if failure == errno.ENOENT:
+            start(folder)
+            failure = client.connect_ex(address)
+        if failure:
+            raise has_ended(folder)
         return client.dup()
 
 
-def start(folder: Path, directory: int) -> None:
-    """Start the server and wait until it listens.
+def has_ended(folder: Path) -> NotWarmError:
+    """Say once why there is no server."""
+    lines = (folder / "warm.log").read_text(errors="replace").splitlines()
+    why = lines[-1] if lines else "the warm interpreter has ended"
+    display.warning(f"Modules run in the ordinary, slower way: {why}")
+    return NotWarmError(why)
+
+
+@contextlib.contextmanager
+def address_in(folder: Path, name: str = "warm") -> Iterator[str]:
+    """Give an address in a folder whose own path may be longer than a socket's can be."""
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{directory}/{name}"
+    finally:
+        os.close(directory)
+
+
+def start(folder: Path) -> None:
+    """Start the server of this run, if it has none yet. It can be connected to at once.
+
+    Args:
+        folder: The run's own directory, mode 0700.
 
     Raises:
-        NotWarmError: it ended before, or did so for an earlier module.
+        NotWarmError, OSError: it cannot be started.
     """
-    log = folder / "warm.log"
-    if log.exists():
-        raise NotWarmError("there is no warm interpreter")
+    if not hasattr(os, "pidfd_open"):
+        raise NotWarmError("only Linux has what it takes")
     run = multiprocessing.parent_process() or multiprocessing.current_process()
     places = [os.pathsep.join(C.DEFAULT_MODULE_PATH), os.pathsep.join(C.DEFAULT_MODULE_UTILS_PATH)]
-    with log.open("w") as errors:
-        server = subprocess.Popen(
-            [sys.executable, str(SERVER), str(directory), str(run.pid), *places],
+    name = f"warm-{os.getpid()}-{threading.get_ident()}"
+    with socket.socket(socket.AF_UNIX) as listener, (folder / "warm.log").open("a") as log:
+        with address_in(folder, name) as address:
+            listener.bind(address)
+        listener.listen(128)
+        try:
+            # It gets its name when it listens already. Only one of several can give it.
+            os.link(folder / name, folder / "warm")
+        except FileExistsError:
+            return
+        finally:
+            (folder / name).unlink()
+        subprocess.Popen(
+            [sys.executable, str(SERVER), str(listener.fileno()), str(run.pid), *places],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            pass_fds=[directory],
+            stdout=log,
+            stderr=log,
+            pass_fds=[listener.fileno()],
             start_new_session=True,
         )
-    assert server.stdout is not None
-    with server.stdout as output:
-        if output.readline() != b"ready\n":
-            why = (log.read_text().splitlines() or ["it says nothing"])[-1]
-            display.warning(f"Modules run in the ordinary, slower way: {why}")
-            raise NotWarmError(why)
 
 
 def read_all(readers: list[int]) -> list[bytes]:
@@ -205,14 +238,14 @@ def read_all(readers: list[int]) -> list[bytes]:
     return list(outputs.values())
 
 
-def read_answer(client: socket.socket) -> tuple[int, str]:
+def read_answer(answer: IO[str]) -> tuple[int, str]:
     """Return a module's exit code, or -signal, and which file it could not run warm for.
 
     Raises:
         AnsibleError: there is no exit code.
     """
     code, stranger = None, ""
-    with client.makefile() as answer:
+    with contextlib.suppress(ConnectionError):
         for line in answer:
             word, _, value = line.rstrip("\n").partition(" ")
             if word == "exit":

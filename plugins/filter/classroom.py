@@ -96,18 +96,25 @@ def classroom_names(
     }
 
 
-def classroom_problem(user: Any, team: Any = None) -> str:
+def classroom_problem(
+    user: Any,
+    team: Any = None,
+    bucket_prefix: Any = "mlflow-exp-tracking-",
+    bucket_suffix: Any = "",
+) -> str:
     """Say why ids cannot be used, for a task that refuses them in one plain sentence.
 
     Args:
         user: The student's id; None where none was given.
         team: The team's id; None or empty text means no team.
+        bucket_prefix: Text before the owner in the bucket's name.
+        bucket_suffix: Text after the owner in the bucket's name.
 
     Returns:
         The message that classroom_names would raise, empty text where it would not.
     """
     try:
-        classroom_names("" if user is None else user, team)
+        classroom_names("" if user is None else user, team, bucket_prefix, bucket_suffix)
     except AnsibleFilterError as error:
         return str(error)
     return ""

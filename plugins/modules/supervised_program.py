@@ -61,8 +61,12 @@ said:
   elements: str
 """
 
+import http.client
 import os
+import socket
+import xmlrpc.client
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -80,6 +84,38 @@ def write(path: Path, text: str) -> None:
     beside.write_text(text)
     beside.chmod(0o600)
     os.replace(beside, path)
+
+
+class SocketTransport(xmlrpc.client.Transport):
+    """Speaks XML-RPC through a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        """Connect."""
+        connection = http.client.HTTPConnection("localhost")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(self._path))
+        return connection
+
+
+def is_settled(directory: Path, name: str) -> bool:
+    """Return whether supervisord runs a program by the definition in its file.
+
+    supervisorctl says so too, after starting an interpreter for each question.
+    """
+    try:
+        with xmlrpc.client.ServerProxy(
+            "http://localhost/RPC2", SocketTransport(directory / "supervisord.sock")
+        ) as server:
+            supervisor: Any = server.supervisor
+            differing: Any = supervisor.reloadConfig()
+            state: Any = supervisor.getProcessInfo(name)["statename"]
+    except (OSError, http.client.HTTPException, xmlrpc.client.Error):
+        return False
+    return state in UP and not any(name in names for names in differing[0])
 
 
 def main() -> None:
@@ -114,7 +150,7 @@ def main() -> None:
             )
         return str(out).strip()
 
-    if not module.check_mode:
+    if not module.check_mode and (changed or not present or not is_settled(directory, name)):
         if changed and present:
             write(path, wanted)
         elif changed:

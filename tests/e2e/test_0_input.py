@@ -61,10 +61,15 @@ REFUSED_LATER: dict[str, tuple[list[str], str]] = {
         ["-e", "user=jdoe", "-e", "classroom_patience=fast"],
         'classroom_patience "fast" must be a number above 0',
     ),
-    # Called as a role, its argument specs refuse a word first.
     "port in words": (
-        ["-e", "user=jdoe", "-e", "mlflow_server_port=abc"],
-        'mlflow_server_port "abc" must be 1024-65535',
+        ["-e", "user=jdoe", "-e", "mlflow_server_port=abc", "-e", "mlflow_server_on_demand=maybe"],
+        'mlflow_server_on_demand "maybe" must be true or false: for example '
+        "-e mlflow_server_on_demand=False; "
+        'mlflow_server_port "abc" must be a whole number: for example -e mlflow_server_port=5000',
+    ),
+    "port of no account": (
+        ["-e", "user=jdoe", "-e", "mlflow_server_port=80"],
+        'mlflow_server_port "80" must be 1024-65535',
     ),
     "dataset": (
         ["-e", "user=jdoe", "-e", "training_csv=/nonexistent/table.csv"],

@@ -134,7 +134,10 @@ def test_defaults_and_argument_specs_agree(role: Path) -> None:
         ("account_extra: 1", "account_extra is in the defaults only"),
         ("# account_extra:     # required", "account_extra is commented out, not in the specs"),
         ("# account_state:     # required", "account_state is both set and commented out"),
-        ("# account_name:      # required when present", "account_name: one place says that it is"),
+        (
+            "# account_names:     # required when present",
+            "account_names: one place says that it is",
+        ),
         ("account_state: absent", "account_state: the specs say 'present' is the default"),
     ],
 )
@@ -147,7 +150,7 @@ def test_disagreement_of_defaults_and_specs_is_found(
 
 
 def test_variable_without_default_is_found(copied_role: Path) -> None:
-    (copied_role / "defaults/main.yml").write_text("# account_name:   # required\n")
+    (copied_role / "defaults/main.yml").write_text("# account_names:   # required\n")
     assert "account_state is in the specs only" in interface_faults(copied_role)
 
 

@@ -48,3 +48,44 @@ def test_raw_variable_renders_nothing() -> None:
         5000,
         None,
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("mlflow_server_port", "5001", ""),
+        ("mlflow_server_port", "{{ 5000 + 1 }}", ""),
+        (
+            "mlflow_server_port",
+            "abc",
+            'mlflow_server_port "abc" must be a whole number: for example '
+            "-e mlflow_server_port=5000",
+        ),
+        ("mlflow_server_on_demand", "yes", ""),
+        (
+            "mlflow_server_on_demand",
+            "perhaps",
+            'mlflow_server_on_demand "perhaps" must be true or false: for example '
+            "-e mlflow_server_on_demand=False",
+        ),
+        ("training_arguments", ["--model", "knn"], ""),
+        ("training_arguments", {"a": 1}, "training_arguments \"{'a': 1}\" must be a list"),
+        (
+            "training_state",
+            "there",
+            'training_state "there" must be one of present, absent: for example '
+            "-e training_state=present",
+        ),
+        ("s3_bucket_tags", "a", 's3_bucket_tags "a" must be a dictionary'),
+    ],
+)
+def test_a_value_has_the_type_that_its_role_wants(name: str, value: object, expected: str) -> None:
+    assert load("setting_problems").problem(name, value) == expected
+
+
+def test_only_what_was_given_is_looked_at() -> None:
+    lookup = load("setting_problems").LookupModule()
+    assert lookup.run([], {"mlflow_server_workers": "two", "else": object()}) == [
+        'mlflow_server_workers "two" must be a whole number: for example -e mlflow_server_workers=1'
+    ]
+    assert lookup.run([]) == []

@@ -10,6 +10,4 @@ select not (
                           where conname = 'classroom_artifact_root'
                             and position(%(artifact_root)s || '/' in pg_get_constraintdef(oid)) > 0))
        ) as differs,
-       (select version_num from alembic_version) as found,
-       (select substring(shobj_description(oid, 'pg_database') from 'revision (\w+)')
-          from pg_database where datname = %(template)s) as wanted
+       (select version_num from alembic_version) as found

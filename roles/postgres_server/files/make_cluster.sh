@@ -1,5 +1,7 @@
 # Makes the cluster beside its place and moves it there when it is whole. The statements arrive on standard input and
 # are run in single-user mode, so there is never a moment with a server and without a password.
+#     sh -euc "$(cat make_cluster.sh)" make_cluster BIN DIRECTORY
+BIN=$1 DIRECTORY=$2
 umask 077
 cd "$DIRECTORY"
 rm -rf data.new
