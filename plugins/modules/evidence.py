@@ -82,10 +82,6 @@ options:
   output:
     description: Where to write the document as JSON, mode 0600. Not written in check mode.
     type: path
-  fail:
-    description: Fail if there is a problem. The document is returned and written either way.
-    type: bool
-    default: true
 requirements: [boto3, psycopg2]
 attributes:
   check_mode: {support: full, description: The module only reads.}
@@ -166,6 +162,7 @@ import json
 import os
 import shlex
 import socket
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -1008,20 +1005,18 @@ def summarise(document: Row) -> list[str]:
         )
     for note in document["notes"]:
         say("note", note["message"])
-    for found in document["problems"]:
-        say("problem", f"{found['message']}")
-        say("", f"-> {found['next']}")
-    say("verdict", document["verdict"])
+    verdict = document["verdict"]
+    if document["problems"]:
+        verdict += f", {plural(len(document['problems']), 'problem')}"
+    say("verdict", verdict)
     return lines
 
 
 def table_lines(tables: dict[str, int]) -> list[str]:
-    """Return one line for each table that has rows, and how many have none."""
-    filled = {name: count for name, count in tables.items() if count}
-    width = max(map(len, filled), default=0)
-    digits = max((len(str(count)) for count in filled.values()), default=0)
-    lines = [f"  {name:<{width}}  {count:>{digits}}" for name, count in filled.items()]
-    return [*lines, f"  and {plural(len(tables) - len(filled), 'empty table')}"]
+    """Return how many rows each table has, and how many tables have none."""
+    filled = [f"{name} {count}" for name, count in tables.items() if count]
+    text = f"{', '.join([*filled, plural(len(tables) - len(filled), 'empty table')])}"
+    return textwrap.wrap(text, 100, initial_indent=" " * 12, subsequent_indent=" " * 12)
 
 
 def write_document(path: str, document: Row) -> None:
@@ -1115,7 +1110,6 @@ def main() -> None:
             "running_after": {"type": "int", "default": 3600},
             "timeout": {"type": "int", "default": 60},
             "output": {"type": "path"},
-            "fail": {"type": "bool", "default": True},
         },
         required_together=[("tracking_username", "tracking_password_file")],
         supports_check_mode=True,
@@ -1124,12 +1118,11 @@ def main() -> None:
         module.fail_json(msg=missing_required_lib(MISSING_LIBRARY))
     asked = Asked(module.params)
     document = look(module, asked, datetime.now(UTC).timestamp())
-    problems = document["problems"]
     result = {
         "changed": False,
         "evidence": document,
         "summary": summarise(document),
-        "problems": problems,
+        "problems": document["problems"],
     }
     output = module.params["output"]
     if output and not module.check_mode:
@@ -1137,11 +1130,8 @@ def main() -> None:
             write_document(output, document)
         except OSError as error:
             module.fail_json(msg=f"Cannot write {output}: {error.strerror}.")
-        # A failure prints all that is returned; who wants the whole document has it in the file.
+        # Who wants the whole document has it in the file.
         del result["evidence"]
-    if problems and module.params["fail"]:
-        lines = [f"{each['code']}: {each['message']}\n  -> {each['next']}" for each in problems]
-        module.fail_json(msg="\n".join(lines), **result)
     module.exit_json(**result)
 
 

@@ -165,8 +165,9 @@ def verify(room: Classroom) -> Run:
 
 
 def message(run: Run) -> str:
-    """Return the text of the last error, without the line breaks of the terminal."""
-    return run.flat().rpartition("[ERROR]:")[2]
+    """Return the message of a refusal, which is the last but the counts."""
+    said: str = run.output.rstrip().split("\n\n")[-2]
+    return " ".join(said.split())
 
 
 # --- Killed -------------------------------------------------------------------------------------
