@@ -163,6 +163,13 @@ def restored(classroom: Classroom) -> Iterator[Classroom]:
         s3.put_object(Bucket=BUCKET, Key=key, Body=body)
 
 
+def sentences(result: dict[str, Any]) -> str:
+    """Return what the problems say and advise."""
+    return "\n".join(
+        f"{each['code']}: {each['message']}\n  -> {each['next']}" for each in result["problems"]
+    )
+
+
 def codes(result: dict[str, Any]) -> list[str]:
     """Return the problems' codes."""
     return sorted(each["code"] for each in result["problems"])
@@ -202,8 +209,8 @@ def test_a_model_whose_objects_are_gone(look: Look, restored: Classroom) -> None
     result = look()
     assert codes(result) == ["model_without_objects"]
     run = result["evidence"]["runs"][0]
-    assert run["run_id"] in result["msg"]
-    assert run["models"][0]["model_id"] in result["msg"]
+    assert run["run_id"] in sentences(result)
+    assert run["models"][0]["model_id"] in sentences(result)
 
 
 def test_a_file_of_a_run_is_gone(look: Look, restored: Classroom) -> None:
@@ -211,7 +218,7 @@ def test_a_file_of_a_run_is_gone(look: Look, restored: Classroom) -> None:
     restored.aws.client("s3").delete_object(Bucket=BUCKET, Key=key)
     result = look()
     assert codes(result) == ["half_logged_run"]
-    assert "predictions.json" in result["msg"]
+    assert "predictions.json" in sentences(result)
 
 
 def test_objects_that_nobody_knows(look: Look, restored: Classroom) -> None:
@@ -220,8 +227,8 @@ def test_objects_that_nobody_knows(look: Look, restored: Classroom) -> None:
         s3.put_object(Bucket=BUCKET, Key=key, Body=b"x")
     result = look(ignore_prefixes=["data/"])
     assert codes(result) == ["orphan_object", "orphan_object"]
-    assert f"{ROOT}/1/models/m-gone/" in result["msg"]
-    assert f"{ROOT}/stray.bin" in result["msg"]
+    assert f"{ROOT}/1/models/m-gone/" in sentences(result)
+    assert f"{ROOT}/stray.bin" in sentences(result)
 
 
 def test_a_run_whose_client_could_not_write(look: Look, restored: Classroom) -> None:
@@ -233,7 +240,7 @@ def test_a_run_whose_client_could_not_write(look: Look, restored: Classroom) -> 
     try:
         result = look()
         assert codes(result) == ["half_logged_run"]
-        assert run_id in result["msg"]
+        assert run_id in sentences(result)
     finally:
         restored.api("runs/delete", run_id=run_id)
     assert codes(look()) == []
@@ -249,7 +256,7 @@ def test_a_deleted_experiment(look: Look, restored: Classroom) -> None:
     try:
         result = look()
         assert codes(result) == ["experiment_deleted"]
-        assert "experiments/restore" in result["msg"]
+        assert "experiments/restore" in sentences(result)
     finally:
         restored.api("experiments/restore", experiment_id="1")
         # MLflow restores the experiment's runs too, with those that were deleted before.
@@ -285,7 +292,7 @@ def test_wrong_password_and_wrong_key(look: Look, classroom: Classroom, tmp_path
     )
     result = look(database={"password_file": str(wrong)}, credentials_file=str(credentials))
     assert codes(result) == ["bucket_refuses", "database_refuses"]
-    assert str(wrong) in result["msg"]
+    assert str(wrong) in sentences(result)
     assert "not-the-password" not in result["stdout"]
     assert result["evidence"]["server"]["ok"]
 
@@ -294,7 +301,7 @@ def test_files_that_are_not_there(look: Look, tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     result = look(database={"password_file": missing}, credentials_file=missing)
     assert codes(result) == ["bucket_refuses", "database_refuses"]
-    assert result["msg"].count(missing) == 2
+    assert sentences(result).count(missing) == 2
 
 
 def test_the_server_speaks_for_another_database(look: Look) -> None:
@@ -307,7 +314,7 @@ def test_a_database_without_schema_and_one_that_is_not_there(look: Look) -> None
     assert codes(look(database={"name": "empty"})) == ["schema_missing"]
     result = look(database={"name": "nowhere"})
     assert codes(result) == ["database_refuses"]
-    assert 'database "nowhere" does not exist' in result["msg"]
+    assert 'database "nowhere" does not exist' in sentences(result)
 
 
 def test_a_bucket_that_is_not_there(look: Look, classroom: Classroom, tmp_path: Path) -> None:
@@ -326,7 +333,7 @@ def test_the_server_does_not_know_its_name(look: Look, classroom: Classroom) -> 
     port = classroom.params["tracking_uri"].rpartition(":")[2]
     result = look(tracking_uri=f"http://localhost:{port}")
     assert codes(result) == ["server_refuses"]
-    assert f"localhost:{port}: Invalid Host header" in result["msg"]
+    assert f"localhost:{port}: Invalid Host header" in sentences(result)
 
 
 def test_another_program_has_the_port(look: Look, classroom: Classroom) -> None:

@@ -423,3 +423,37 @@ def play(folder: Path, way: str) -> str:
         check=False,
     )
     return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "started"),
+    [
+        ([], {}, True),
+        (["-e", "classroom_warm=false"], {}, False),
+        ([], {"CLASSROOM_WARM": "false"}, False),
+        (["-e", "classroom_warm=true"], {"CLASSROOM_WARM": "false"}, True),
+    ],
+)
+def test_the_server_is_started_with_the_run_unless_switched_off(
+    tmp_path: Path, given: list[str], environment: dict[str, str], started: bool
+) -> None:
+    task = f"{{ansible.builtin.debug: {{msg: \"{{{{ lookup('pipe', 'ls -R {tmp_path}') }}}}\"}}}}"
+    (tmp_path / "play.yml").write_text(
+        f"- {{hosts: localhost, gather_facts: false, tasks: [{task}]}}"
+    )
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), "play.yml", *given],
+        cwd=tmp_path,
+        env={
+            **{key: value for key, value in os.environ.items() if key != "CLASSROOM_WARM"},
+            "ANSIBLE_CONFIG": str(PLUGINS.parent / "ansible.cfg"),
+            "ANSIBLE_LOCAL_TEMP": str(tmp_path / "private"),
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        timeout=bound(10),
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ("warm.log" in done.stdout) == started
